@@ -1,0 +1,51 @@
+"""Options and fixtures of all tests."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import ServerProcess, serving
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("short", deadline=None, print_blob=True)
+settings.register_profile(
+    "long",
+    deadline=None,
+    print_blob=True,
+    max_examples=20_000,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run random tests for hours")
+    parser.addoption("--seed", type=int, help="repeat a random test with the seed it printed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("long" if config.getoption("--long") else "short")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether random tests may take hours."""
+    return bool(request.config.getoption("--long"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of a random test; a failure shows it."""
+    given: int | None = request.config.getoption("--seed")
+    seed = random.randrange(2**32) if given is None else given
+    print(f"--seed {seed}")
+    return seed
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server on an empty folder."""
+    with serving(tmp_path / "data") as running:
+        yield running

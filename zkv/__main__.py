@@ -1,0 +1,167 @@
+"""zkv-server: the one place that chooses. It reads the command line, opens the engine, puts
+a service before it and a server before that, and stops them in the other order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from zkv import __version__, logs, protocol
+from zkv.engines.disk import Disk
+from zkv.engines.local import LocalEngine
+from zkv.engines.recovery import recover
+from zkv.errors import AddressInUse, DiskFailed, StartError
+from zkv.server import Server
+from zkv.service import Service
+
+log = logging.getLogger("zkv.server")
+
+DEFAULT_DATA = "./zkv-data"
+DEFAULT_LISTEN = "tcp://127.0.0.1:5757"
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EXIT_CRASHED = 70
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the server, or the check; returns the exit code."""
+    args = _parser().parse_args(argv)
+    logs.configure(args.log_level, args.log_format)
+    try:
+        return _check(args.data) if args.check else _serve(args)
+    except StartError as error:
+        print(f"zkv-server: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="zkv-server",
+        description="A durable key-value store for ZeroMQ clients.",
+        epilog="Exit codes: 0 stopped or checked, 2 usage, 65 damaged data, 69 address in use, "
+        "70 crashed, 73 data folder unusable, 74 disk failed, 75 data folder in use.",
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", default=DEFAULT_DATA, help="data folder (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--listen",
+        metavar="ENDPOINT",
+        action="append",
+        help="tcp://ADDRESS:PORT or ipc://PATH; may be given several times "
+        f"(default: {DEFAULT_LISTEN})",
+    )
+    parser.add_argument(
+        "--workers",
+        metavar="N",
+        type=_positive,
+        default=2,
+        help="worker threads (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fsync",
+        choices=("always", "interval", "never"),
+        default="always",
+        help="when writes are synced to disk: before they are acknowledged (always, the default), "
+        "once a second (interval), or when the system likes (never)",
+    )
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="debug logs every operation (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--log-format", choices=("text", "json"), default="text", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="validate the data folder, change nothing, and exit"
+    )
+    parser.add_argument("--version", action="version", version=f"zkv {__version__}")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _check(data: str) -> int:
+    disk = Disk(data)
+    with disk.lock():
+        found = recover(disk)
+    print(f"{data}: good, {len(found.table)} keys, revision {found.table.revision}")
+    if found.tail and found.tail.torn_bytes:
+        print(f"its last {found.tail.torn_bytes} bytes are a torn tail, to be set aside at start")
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> int:
+    # Blocked before any thread starts: a signal that broke into the proxy would lose a message.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _raise_file_limit()
+    started = time.monotonic()
+    engine = LocalEngine(Disk(args.data), fsync=args.fsync, on_failure=_exit_disk_failed)
+    service = Service(engine, __version__)
+    try:
+        server = Server(
+            args.listen or [DEFAULT_LISTEN],
+            service.handle,
+            workers=args.workers,
+            message_bytes_max=protocol.MESSAGE_BYTES_MAX,
+            on_crash=_exit_crashed,
+        )
+    except OSError as error:
+        engine.close()
+        raise AddressInUse(f"cannot listen on {error.filename}: {error.strerror}") from None
+    server.start()
+    print(
+        f"zkv {__version__} serves {' '.join(server.endpoints)} from {args.data}: "
+        f"{engine.info()['keys']} keys, revision {engine.revision}, "
+        f"loaded in {time.monotonic() - started:.2f} s",
+        flush=True,
+    )
+    if args.fsync != "always":
+        log.warning(
+            "--fsync %s: a power failure may take writes that were acknowledged", args.fsync
+        )
+    log.info("stopping on %s", signal.Signals(signal.sigwait(STOP_SIGNALS)).name)
+    _exit_at_next_signal()
+    server.stop()
+    engine.close()
+    log.info("stopped at revision %d", engine.revision)
+    return 0
+
+
+def _raise_file_limit() -> None:
+    """Each connection is a file; libzmq spins when there is none left to accept one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _exit_at_next_signal() -> None:
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+
+def _exit_disk_failed(error: Exception) -> None:
+    log.critical("%s; exiting, since nothing more can be acknowledged", error)
+    os._exit(DiskFailed.exit_code)
+
+
+def _exit_crashed(error: BaseException) -> None:
+    log.critical("a thread of the server ended", exc_info=error)
+    os._exit(EXIT_CRASHED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""What keeps the data. Every engine keeps this contract, and one suite of tests proves it.
+
+    call       one operation with its arguments
+    outcome    what it came to, and the revision that this is true of
+
+`local` is the engine: a lock, a table and a journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from zkv.operations import Arguments, Operation
+
+
+class Call(NamedTuple):
+    """One request, as an engine sees it."""
+
+    run: Operation
+    args: Arguments
+
+
+class Outcome(NamedTuple):
+    """The fields of a success or the exception of a failure, true of `revision`."""
+
+    result: Mapping[str, Any] | BaseException
+    revision: int
+
+
+class Engine(Protocol):
+    """A store of keys. Safe to use from many threads."""
+
+    def execute(self, calls: Sequence[Call]) -> list[Outcome]:
+        """Runs the calls in order, each all or nothing, and returns an outcome for each.
+
+        It returns when everything that the outcomes say is as durable as the engine was
+        asked to make it. Raises DiskFailed when it cannot say that of one of them.
+        """
+
+    def info(self) -> dict[str, Any]:
+        """What the engine is and holds: `store`, `revision`, `keys` … as the wire has it."""
+
+    def close(self) -> None:
+        """Brings everything to disk and lets go of it; a second call does nothing."""

@@ -1,0 +1,110 @@
+"""Every file operation of an engine goes through one `Disk`: tests put a failing one here.
+
+A disk is one folder. Files are named by their bare names; a handle is a file descriptor.
+Nothing here knows what the bytes mean.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from zkv.errors import FolderInUse, FolderUnusable
+
+
+class Disk:
+    """The data folder. Raises OSError for whatever the operating system refuses."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def make(self) -> None:
+        """Makes the folder, and makes that durable. Raises FolderUnusable."""
+        try:
+            if not self.folder.is_dir():
+                self.folder.mkdir(mode=0o700, parents=True)
+                _sync_folder(self.folder.absolute().parent)
+            os.listdir(self.folder)
+        except OSError as error:
+            raise FolderUnusable(
+                f"the data folder {self.folder} cannot be used: {error.strerror}"
+            ) from None
+
+    def lock(self) -> IO[bytes]:
+        """Takes the folder for this process until the file is closed; raises FolderInUse.
+
+        The file is never unlinked: two processes could then each hold a lock on one.
+        """
+        try:
+            file = open(self._path("LOCK"), "ab")  # noqa: SIM115 - the lock outlives this call
+        except OSError as error:
+            raise FolderUnusable(
+                f"the data folder {self.folder} cannot be written: {error.strerror}"
+            ) from None
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.close()
+            raise FolderInUse(
+                f"the data folder {self.folder} is in use by another process"
+            ) from None
+        return file
+
+    def names(self) -> list[str]:
+        """The names of all files, sorted."""
+        return sorted(os.listdir(self.folder))
+
+    def size(self, name: str) -> int:
+        """Bytes in a file."""
+        return os.stat(self._path(name)).st_size
+
+    def lines(self, name: str, offset: int = 0) -> Iterator[bytes]:
+        """The lines of a file from a byte offset on, each with its newline if it has one."""
+        file: IO[bytes]
+        with open(self._path(name), "rb", buffering=2**20) as file:
+            file.seek(offset)
+            yield from file
+
+    def create(self, name: str) -> int:
+        """A handle to append to a new file; the name must be free."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        return os.open(self._path(name), flags, 0o600)
+
+    def write(self, handle: int, data: bytes) -> None:
+        """Appends all of the data, or raises."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(handle, view) :]
+
+    def sync(self, handle: int) -> None:
+        """Returns when what was written is on disk, with the length of the file."""
+        os.fdatasync(handle)
+
+    def close(self, handle: int) -> None:
+        os.close(handle)
+
+    def rename(self, old: str, new: str) -> None:
+        """Renames; durable after `sync_folder`."""
+        os.replace(self._path(old), self._path(new))
+
+    def unlink(self, name: str) -> None:
+        """Removes a file; durable after `sync_folder`."""
+        os.unlink(self._path(name))
+
+    def sync_folder(self) -> None:
+        """Returns when all creations, renames and removals so far are on disk."""
+        _sync_folder(self.folder)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,207 @@
+"""What happened, one line a revision: `journal-<first revision>.jsonl`.
+
+    header      {"zkv":1,"file":"journal","store":"…","rev":1000,"crc":"…"}
+    a revision  {"rev":1043,"time":"2026-11-22T19:04:11.123456Z","put":{"user:1":{"name":"Ada"}},
+                 "delete":["x"],"expires":{"user:1":1795377851.1},"batch":1040,"crc":"…"}
+    footer      {"end":"journal","rev":1043,"crc":"…"}
+
+The header's `rev` is the first revision that may follow. Empty fields are left out. `batch`
+is the first revision of the lines that were synced together: a line of batch B proves that
+everything before B was on disk before it was written. A footer closes a segment; only the
+segment that is being written has none, or the one whose writer died.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, NamedTuple
+
+from zkv import values
+from zkv.engines import line
+from zkv.engines.disk import Disk
+from zkv.errors import DiskFailed
+from zkv.transaction import Commit, Entry
+
+PREFIX: Final = "journal-"
+Fsync = Literal["always", "interval", "never"]
+
+
+class Record(NamedTuple):
+    """One line of a segment, read back."""
+
+    commit: Commit
+    batch: int
+
+
+def name_of(first: int) -> str:
+    return f"{PREFIX}{first:020d}.jsonl"
+
+
+def record_line(commit: Commit, batch: int, seed: int) -> bytes:
+    """The line of one revision."""
+    fields: dict[str, Any] = {"rev": commit.revision, "time": _iso(commit.time)}
+    changes = commit.changes.items()
+    if put := {
+        key: values.to_json(values.unpack(entry.packed))
+        for key, entry in changes
+        if entry is not None
+    }:
+        fields["put"] = put
+    if len(put) < len(commit.changes):
+        fields["delete"] = [key for key, entry in changes if entry is None]
+    if expires := {
+        key: entry.deadline
+        for key, entry in changes
+        if entry is not None and entry.deadline is not None
+    }:
+        fields["expires"] = expires
+    fields["batch"] = batch
+    return line.seal(fields, seed)
+
+
+def read_record(fields: dict[str, Any]) -> Record:
+    """The revision in the fields of a line; raises ValueError for what is none."""
+    try:
+        revision, expires = fields["rev"], fields.get("expires", {})
+        changes: dict[str, Entry | None] = dict.fromkeys(fields.get("delete", ()))
+        for key, plain in fields.get("put", {}).items():
+            packed = values.pack(values.from_json(plain))
+            changes[key] = Entry(packed, revision, expires.get(key))
+        time = datetime.fromisoformat(fields["time"]).timestamp()
+        return Record(Commit(revision, time, changes), fields["batch"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a line of a journal: {error!r}") from None
+
+
+def footer(revision: int, seed: int) -> bytes:
+    """The line that closes a segment whose last revision is this one."""
+    return line.seal({"end": "journal", "rev": revision}, seed)
+
+
+class Journal:
+    """The segment that is being written.
+
+    Many threads append and wait; whichever comes first writes and syncs for all of them
+    (group commit), and meanwhile others append. `confirmed` is the revision up to which
+    the asked-for durability holds; it only grows.
+    """
+
+    def __init__(self, disk: Disk, store: str, revision: int, fsync: Fsync) -> None:
+        """Starts the segment that follows this revision."""
+        self.confirmed = revision
+        self.bytes = 0
+        self.first = revision + 1
+        self._disk = disk
+        self._store = store
+        self._seed = line.seed_of(store)
+        self._fsync = fsync
+        # Appended to under the engine's lock, popped under `_writing`: both are atomic.
+        self._pending: deque[Commit] = deque()
+        self._writing = threading.Lock()
+        self._failure: OSError | None = None
+        self._handle = self._start_segment()
+
+    def append(self, commit: Commit) -> None:
+        """Takes one revision; the caller sees to it that they come in order."""
+        self._pending.append(commit)
+
+    def confirm(self, revision: int) -> None:
+        """Returns when `confirmed` has reached the revision.
+
+        Raises DiskFailed if it never will. That is final: after a failed sync the page
+        cache may show what the disk does not hold, so nothing is ever written again.
+        (Rebello et al., ATC'20.)
+        """
+        if self.confirmed < revision:
+            with self._writing:
+                if self.confirmed < revision:
+                    self._guarded(self._write_pending)
+
+    def sync(self) -> None:
+        """Writes and syncs whatever there is, also with `interval` and `never`."""
+        with self._writing:
+            self._guarded(self._write_pending)
+            self._guarded(lambda: self._disk.sync(self._handle))
+
+    def rotate(self) -> None:
+        """Closes the segment and starts the next one."""
+        with self._writing:
+            self._guarded(self._write_pending)
+            if self.confirmed >= self.first:
+                self._guarded(self._end_segment)
+                self.first = self.confirmed + 1
+                self._guarded(self._next_segment)
+
+    def close(self) -> None:
+        """Writes what is pending and closes the segment; an empty one goes."""
+        with self._writing:
+            self._guarded(self._write_pending)
+            self._guarded(self._end_segment if self.confirmed >= self.first else self._drop_segment)
+
+    def _write_pending(self) -> None:
+        commits = [self._pending.popleft() for _ in range(len(self._pending))]
+        if commits:
+            batch = commits[0].revision
+            lines = [record_line(commit, batch, self._seed) for commit in commits]
+            self._write(lines)
+            if self._fsync == "always":
+                self._disk.sync(self._handle)
+            self.confirmed = commits[-1].revision
+
+    def _write(self, lines: Iterable[bytes]) -> None:
+        data = b"".join(lines)
+        self._disk.write(self._handle, data)
+        self.bytes += len(data)
+
+    def _start_segment(self) -> int:
+        handle = self._disk.create(name_of(self.first))
+        self._disk.write(handle, line.header("journal", self._store, self.first))
+        self._disk.sync(handle)
+        self._disk.sync_folder()
+        return handle
+
+    def _next_segment(self) -> None:
+        self._handle = self._start_segment()
+        self.bytes = 0
+
+    def _end_segment(self) -> None:
+        self._write([footer(self.confirmed, self._seed)])
+        self._disk.sync(self._handle)
+        self._disk.close(self._handle)
+
+    def _drop_segment(self) -> None:
+        self._disk.close(self._handle)
+        self._disk.unlink(name_of(self.first))
+        self._disk.sync_folder()
+
+    def _guarded(self, step: Any) -> None:
+        if self._failure is None:
+            try:
+                step()
+                return
+            except OSError as error:
+                self._failure = error
+        raise DiskFailed(f"the journal cannot be written: {self._failure}")
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def lines_behind(data: bytes) -> Iterator[bytes]:
+    """Everything in the bytes behind a bad line that may be a line, wherever it starts.
+
+    A flipped newline glues two lines together, so newlines alone do not find them.
+    """
+    start = 0
+    while (found := data.find(b',"crc":"', start)) >= 0:
+        end = found + len(b',"crc":"5d1f0a3e"}')
+        begin = start
+        while begin >= 0 and begin < end:
+            yield data[begin:end] + b"\n"
+            newline = data.find(b"\n", begin, end)
+            begin = newline + 1 if newline >= 0 else -1
+        start = end + 1

@@ -1,0 +1,192 @@
+"""Sockets and threads, and nothing else: it is handed a function from request bodies to
+reply bodies, and imports no other module of zkv.
+
+    clients (ROUTER, tcp or ipc) ══ proxy, in C ══ workers (DEALER, inproc) ── worker threads
+
+A worker takes whatever waits, up to `BATCH_MAX` requests, has the batch answered at once,
+and sends each reply back in its own envelope. What was measured, with 8 REQ processes on 2
+cores and an echo for a handler: frames received with copy=False 23,100 requests/s,
+`recv_multipart` 19,900, REP workers (one request at a time) 25,300.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket as unix
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
+
+import zmq
+
+log = logging.getLogger(__name__)
+
+Handle = Callable[[Sequence[bytes]], list[bytes]]
+
+BATCH_MAX: Final = 64
+IN_FLIGHT_MAX: Final = 128
+"""Messages that wait in memory for each connection and direction. libzmq drops replies
+beyond that when a client does not read them; a REQ client never has more than one."""
+
+LINGER_MS: Final = 1000
+"""How long a stopping server goes on sending the replies it has made."""
+
+_INPROC: Final = "inproc://workers"
+_CONTROL: Final = "inproc://control"
+
+
+class Server:
+    """Listens on endpoints until it is stopped.
+
+    Raises OSError, with the endpoint as its filename, for an endpoint that cannot be
+    listened on. `on_crash` is called from a thread that ends though it should not.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        handle: Handle,
+        *,
+        workers: int,
+        message_bytes_max: int,
+        on_crash: Callable[[BaseException], None],
+    ) -> None:
+        self._handle = handle
+        self._on_crash = on_crash
+        self._context = zmq.Context()
+        self._clients = self._context.socket(zmq.ROUTER)
+        try:
+            self.endpoints = [
+                _listen(self._clients, endpoint, message_bytes_max) for endpoint in endpoints
+            ]
+        except OSError:
+            self._context.destroy(linger=0)
+            raise
+        self._workers = self._context.socket(zmq.DEALER)
+        self._workers.sndhwm = 1  # what waits for a slow worker waits where others can take it
+        self._workers.bind(_INPROC)
+        self._control = self._context.socket(zmq.PAIR)
+        self._control.bind(_CONTROL)
+        self._threads = [
+            threading.Thread(target=self._guard, args=(self._work,), name=f"zkv-worker-{n}")
+            for n in range(workers)
+        ]
+        self._proxy = threading.Thread(target=self._guard, args=(self._route,), name="zkv-proxy")
+
+    def start(self) -> None:
+        """Begins to answer."""
+        for thread in [*self._threads, self._proxy]:
+            thread.daemon = True
+            thread.start()
+
+    def stop(self) -> None:
+        """Answers what has reached a worker, delivers the replies, and closes everything."""
+        self._control.send(b"TERMINATE")
+        self._proxy.join()
+        self._control.close(linger=0)
+        self._context.term()
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BaseException as error:
+            self._on_crash(error)
+            raise
+
+    def _route(self) -> None:
+        """The proxy's thread. Steerable, since `term` alone would drop replies on their way."""
+        control = self._context.socket(zmq.PAIR)
+        control.connect(_CONTROL)
+        with self._clients as clients, self._workers as workers, control:
+            workers.linger = control.linger = 0
+            zmq.proxy_steerable(clients, workers, None, control)
+            while any(thread.is_alive() for thread in self._threads) or workers.poll(0):
+                if workers.poll(10):
+                    clients.send_multipart(workers.recv_multipart())
+                else:
+                    _send_stop(workers)
+
+    def _work(self) -> None:
+        with self._context.socket(zmq.DEALER) as clients:
+            clients.rcvhwm = BATCH_MAX
+            clients.connect(_INPROC)
+            stopping = False
+            while not stopping:
+                envelopes, bodies, stopping = _receive_batch(clients)
+                if bodies:
+                    for envelope, reply in zip(envelopes, self._handle(bodies), strict=True):
+                        for frame in envelope:
+                            clients.send(frame, zmq.SNDMORE, copy=False)
+                        clients.send(reply)
+
+
+def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[zmq.Frame]], list[bytes], bool]:
+    """Waits for a request and takes all that wait; the last item is whether to stop."""
+    envelopes: list[list[zmq.Frame]] = []
+    bodies: list[bytes] = []
+    flags = 0
+    try:
+        while len(bodies) < BATCH_MAX:
+            frame = clients.recv(flags, copy=False)
+            flags = zmq.NOBLOCK
+            frames = [frame]
+            while frame.more:
+                frame = clients.recv(0, copy=False)
+                frames.append(frame)
+            if len(frames) == 1:  # the ROUTER puts a frame in front: this is from `_route`
+                return envelopes, bodies, True
+            envelope, body = _split(frames)
+            envelopes.append(envelope)
+            bodies.append(body)
+    except zmq.Again:
+        pass
+    return envelopes, bodies, False
+
+
+def _split(frames: list[zmq.Frame]) -> tuple[list[zmq.Frame], bytes]:
+    """The envelope, to be echoed whole, and the body; b"" where there is not just one.
+
+    A REQ sends [delimiter, body], one with REQ_CORRELATE an id before that, a DEALER
+    perhaps no delimiter. The ROUTER's frame stands in front of all.
+    """
+    ends = next((n for n, frame in enumerate(frames) if n and not len(frame)), 0) + 1
+    body = frames[ends:]
+    return frames[:ends], body[0].bytes if len(body) == 1 else b""
+
+
+def _send_stop(workers: zmq.Socket[bytes]) -> None:
+    """Has some worker stop; one that is busy may get it later, and one more than once."""
+    with suppress(zmq.Again):
+        workers.send(b"", zmq.NOBLOCK)
+
+
+def _listen(clients: zmq.Socket[bytes], endpoint: str, message_bytes_max: int) -> str:
+    """Binds, with the options that keep one peer from harming the rest; returns the address."""
+    clients.linger = LINGER_MS
+    clients.rcvhwm = clients.sndhwm = IN_FLIGHT_MAX
+    # A message over the limit gets an error reply; libzmq closes on one of more than twice.
+    clients.maxmsgsize = 2 * message_bytes_max
+    clients.handshake_ivl = 5000
+    clients.backlog = 512
+    clients.ipv6 = "[" in endpoint
+    clients.tcp_keepalive = 1
+    clients.tcp_keepalive_idle = 60
+    clients.tcp_keepalive_intvl = 10
+    clients.tcp_keepalive_cnt = 3
+    try:
+        _refuse_ipc_in_use(endpoint)
+        clients.bind(endpoint)
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, error.strerror, endpoint) from None
+    return clients.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+
+def _refuse_ipc_in_use(endpoint: str) -> None:
+    """libzmq would unlink the socket of a server that lives, and take its clients."""
+    path = endpoint.removeprefix("ipc://")
+    if path != endpoint and os.path.exists(path):
+        with unix.socket(unix.AF_UNIX) as probe:
+            if probe.connect_ex(path) == 0:
+                raise zmq.ZMQError(zmq.EADDRINUSE)

@@ -1,0 +1,137 @@
+"""Bytes in, bytes out: a batch of request bodies becomes a batch of reply bodies.
+
+It never raises. This is the only place where a failure becomes a reply, and where
+operations are counted and logged. Values never get into a log.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from zkv import protocol, values
+from zkv.engines import Call, Engine, Outcome
+from zkv.errors import Error, Internal, StartError, Unavailable
+from zkv.operations import OPERATIONS, Fields
+from zkv.protocol import ABSENT
+
+log = logging.getLogger(__name__)
+operation_log = logging.getLogger("zkv.operations")
+
+LIMITS: Final = {
+    "message_bytes": protocol.MESSAGE_BYTES_MAX,
+    "key_bytes": protocol.KEY_BYTES_MAX,
+    "value_depth": values.DEPTH_MAX,
+    "value_items": values.ITEMS_MAX,
+    "list_items": protocol.LIST_ITEMS_MAX,
+}
+
+
+class _Parsed(NamedTuple):
+    """A request as far as it could be read; a failure is a call that raises it."""
+
+    id: Any
+    op: str
+    call: Call
+
+
+class Service:
+    """Answers requests from an engine. Safe to use from many threads."""
+
+    def __init__(self, engine: Engine, version: str) -> None:
+        self._engine = engine
+        self._version = version
+        self._started = time.time()
+        self._operations = {**OPERATIONS, "info": self._info}
+        self._counters: dict[int, Counter[str]] = {}  # one a thread, so that none is shared
+
+    def handle(self, bodies: Sequence[bytes]) -> list[bytes]:
+        """One reply for each request, in order, when all of them are true of the disk."""
+        started = time.perf_counter_ns()
+        parsed = [self._parse(body) for body in bodies]
+        outcomes = self._execute([one.call for one in parsed])
+        replies = [_encode(one, outcome) for one, outcome in zip(parsed, outcomes, strict=True)]
+        self._count(parsed, outcomes)
+        if operation_log.isEnabledFor(logging.DEBUG):
+            _log_operations(parsed, outcomes, (time.perf_counter_ns() - started) // 1000)
+        return replies
+
+    def _parse(self, body: bytes) -> _Parsed:
+        request_id, op = ABSENT, "?"
+        try:
+            fields = protocol.decode_map(body)
+            if "id" in fields:
+                protocol.check_id(fields["id"])
+                request_id = fields.pop("id")
+            op, args = protocol.check_request(fields)
+            return _Parsed(request_id, op, Call(self._operations[op], args))
+        except BaseException as error:
+            return _Parsed(request_id, op, Call(_raise, {"error": error}))
+
+    def _execute(self, calls: list[Call]) -> list[Outcome]:
+        try:
+            return self._engine.execute(calls)
+        except Exception as error:
+            return [Outcome(error, 0)] * len(calls)
+
+    def _info(self, _: Any, __: Mapping[str, Any]) -> Fields:
+        counts = sum(list(self._counters.values()), Counter[str]())
+        return {
+            "name": "zkv",
+            "version": self._version,
+            "protocol": protocol.VERSION,
+            "started": self._started,
+            "limits": LIMITS,
+            "counters": dict(sorted(counts.items())),
+            **self._engine.info(),
+        }
+
+    def _count(self, parsed: list[_Parsed], outcomes: list[Outcome]) -> None:
+        counter = self._counters.setdefault(threading.get_ident(), Counter())
+        counter.update([one.op for one in parsed])
+        counter.update(
+            [_failure(o.result).code for o in outcomes if isinstance(o.result, BaseException)]
+        )
+
+
+def _raise(_: Any, args: Mapping[str, Any]) -> Fields:
+    raise args["error"]
+
+
+def _failure(error: BaseException) -> Error:
+    """What a client is told of an exception."""
+    if isinstance(error, StartError):
+        return Unavailable("the server's disk has failed; whether this was done is not known")
+    if isinstance(error, Error):
+        return error
+    return Internal("a defect of the server; its log says more")
+
+
+def _encode(parsed: _Parsed, outcome: Outcome) -> bytes:
+    result = outcome.result
+    if not isinstance(result, BaseException):
+        return protocol.encode_reply(parsed.id, outcome.revision, result)
+    if not isinstance(result, Error):
+        log.error("%s failed", parsed.op, exc_info=result)
+    return protocol.encode_error(parsed.id, outcome.revision, _failure(result))
+
+
+def _log_operations(parsed: list[_Parsed], outcomes: list[Outcome], microseconds: int) -> None:
+    for one, (result, revision) in zip(parsed, outcomes, strict=True):
+        args = one.call.args
+        entry = {
+            "op": one.op,
+            "key": args.get("key", args.get("prefix")),
+            "outcome": _failure(result).code if isinstance(result, BaseException) else "ok",
+            "microseconds": microseconds,
+            "revision": revision,
+        }
+        operation_log.debug(
+            "%(op)s %(key)r %(outcome)s %(microseconds)d us revision %(revision)d",
+            entry,
+            extra=entry,
+        )

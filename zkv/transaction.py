@@ -1,0 +1,116 @@
+"""What one request read, and what it wants to change: an overlay on the state below.
+
+An operation sees its own changes at once; the state below sees them only when the engine
+commits them, all together, as one revision. On an error the overlay is dropped, so
+all-or-nothing costs nothing. No lock, no file and no wire word may live here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple, Protocol
+
+from zkv.errors import NotFound
+
+
+class Entry(NamedTuple):
+    """What the store holds under one key."""
+
+    packed: bytes
+    """The value, as msgpack."""
+    version: int
+    """The revision that last changed the key."""
+    deadline: float | None = None
+    """When the key expires, in seconds since 1970; None is never."""
+
+
+class Commit(NamedTuple):
+    """One revision: what it changed, key by key; None stands for a deletion."""
+
+    revision: int
+    time: float
+    changes: Mapping[str, Entry | None]
+
+
+class State(Protocol):
+    """What a transaction stands on. Nothing in it changes while the transaction runs."""
+
+    revision: int
+
+    def get(self, key: str) -> Entry | None:
+        """The entry of a key."""
+
+    def keys(self, prefix: str, after: str) -> Iterator[str]:
+        """The keys that begin with `prefix` and sort behind `after`, in order."""
+
+    def count(self, prefix: str) -> int:
+        """How many keys begin with `prefix`."""
+
+
+class Transaction:
+    """Reads through to `state`, keeps changes to itself.
+
+    `seen` is the lowest revision that everything read so far is true of: a reply built on
+    it may leave once that revision is on disk.
+    """
+
+    __slots__ = ("_state", "changes", "now", "revision", "seen")
+
+    def __init__(self, state: State, now: float) -> None:
+        self._state = state
+        self.now = now
+        self.revision = state.revision + 1
+        self.changes: dict[str, Entry | None] = {}
+        self.seen = 0
+
+    def find(self, key: str) -> Entry | None:
+        """The entry of a key, or None."""
+        if key in self.changes:
+            return self.changes[key]
+        entry = self._state.get(key)
+        version = self._state.revision if entry is None else entry.version
+        if version > self.seen:
+            self.seen = version
+        return entry
+
+    def get(self, key: str) -> Entry:
+        """The entry of a key; raises NotFound."""
+        entry = self.find(key)
+        if entry is None:
+            raise NotFound(f"no such key: {key}")
+        return entry
+
+    def put(self, key: str, packed: bytes, deadline: float | None = None) -> Entry:
+        """Sets what a key holds."""
+        entry = self.changes[key] = Entry(packed, self.revision, deadline)
+        return entry
+
+    def delete(self, key: str) -> None:
+        """Removes a key, if it is there."""
+        self.changes[key] = None
+
+    def items(self, prefix: str, after: str = "") -> Iterator[tuple[str, Entry]]:
+        """The keys that begin with `prefix` and sort behind `after`, in order.
+
+        The transaction must not change while this runs.
+        """
+        self.seen = self._state.revision
+        below = self._state.keys(prefix, after)
+        for key in self._merged(below, prefix, after) if self.changes else below:
+            entry = self.changes[key] if key in self.changes else self._state.get(key)
+            if entry is not None:
+                yield key, entry
+
+    def count(self, prefix: str) -> int:
+        """How many keys begin with `prefix`."""
+        self.seen = self._state.revision
+        count = self._state.count(prefix)
+        for key, entry in self.changes.items():
+            if key.startswith(prefix):
+                count += (entry is not None) - (self._state.get(key) is not None)
+        return count
+
+    def _merged(self, below: Iterator[str], prefix: str, after: str) -> Iterator[str]:
+        changed = {key for key in self.changes if key.startswith(prefix) and key > after}
+        changed.update(below)
+        return iter(sorted(changed))

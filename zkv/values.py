@@ -1,0 +1,170 @@
+"""A value is held as msgpack in memory and on the wire, and written as JSON on disk.
+
+Both directions are exact: type, sign of zero and the order of a map's keys survive. What
+JSON cannot say is tagged with a one-key object whose key begins with `$`:
+
+    {"$b": base64}   bin               {"$i": "…"}        an int beyond ±(2^53 - 1)
+    {"$f": "nan"}    nan, inf, -inf    {"$t": [s, ns]}    timestamp
+    {"$x": [n, b64]} ext of code n     {"$m": [[k, v] …]} any other map, also one with a
+                                                          str key that begins with `$`
+
+(The method of MongoDB Extended JSON v2.) No sockets, no files, no request may live here.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+
+from zkv.errors import BadRequest
+
+DEPTH_MAX: Final = 32
+"""Containers inside containers, the outermost counted as 1."""
+
+ITEMS_MAX: Final = 131_072
+"""Items of one array or map. It also bounds what a header that lies can make us allocate."""
+
+INT_MIN: Final = -(2**63)
+INT_MAX: Final = 2**64 - 1
+JSON_INT_MAX: Final = 2**53 - 1  # RFC 7493: what every JSON reader keeps exact
+
+Value = Any
+"""nil, bool, int, float, str, bytes, list, dict, msgpack.Timestamp or msgpack.ExtType."""
+
+
+def pack(value: Value) -> bytes:
+    """The canonical msgpack of a value."""
+    return msgpack.packb(value)
+
+
+def unpack(packed: bytes) -> Value:
+    """The value of what `pack` made, or of what a client sent.
+
+    Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
+    that a store can hold: bytes missing or left over, text that is not UTF-8, an array or
+    map of more than `ITEMS_MAX` items, map keys that are containers or that collide.
+    """
+    try:
+        return _unpack(packed, strict_map_key=True)
+    except ValueError as error:
+        if "strict_map_key" not in str(error):
+            raise
+    return _unpack(packed, strict_map_key=False, object_pairs_hook=_dict_of_distinct)
+
+
+def check_depth(value: Value, levels: int = DEPTH_MAX) -> None:
+    """Raises BadRequest when containers nest deeper than `DEPTH_MAX`."""
+    kind = type(value)
+    if kind is not list and kind is not dict:
+        return
+    if levels == 0:
+        raise BadRequest(f"the value nests deeper than {DEPTH_MAX} levels", limit=DEPTH_MAX)
+    for item in value if kind is list else value.values():
+        if type(item) in _CONTAINERS:
+            check_depth(item, levels - 1)
+
+
+def to_json(value: Value) -> Any:
+    """A value as what JSON can say, with tags for what it cannot."""
+    return _TO_JSON[type(value)](value)
+
+
+def from_json(plain: Any) -> Value:
+    """The value that `to_json` was given. Raises ValueError for a tag that it never writes."""
+    kind = type(plain)
+    if kind is list:
+        return [from_json(item) for item in plain]
+    if kind is not dict:
+        return plain
+    if len(plain) == 1:
+        ((key, content),) = plain.items()
+        if key.startswith("$"):
+            return _from_tag(key, content)
+    elif any(key.startswith("$") for key in plain):
+        raise ValueError("a tag beside other keys")
+    return {key: from_json(item) for key, item in plain.items()}
+
+
+def _unpack(packed: bytes, **options: Any) -> Value:
+    return msgpack.unpackb(
+        packed,
+        timestamp=0,
+        max_array_len=ITEMS_MAX,
+        max_map_len=ITEMS_MAX,
+        **options,
+    )
+
+
+def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """Refuses what Python would merge in silence: 1, 1.0 and true are one key to a dict."""
+    try:
+        distinct = dict(pairs)
+    except TypeError:
+        raise ValueError("a map key must not be an array or a map") from None
+    if len(distinct) < len(pairs):
+        raise ValueError("two keys of a map are equal (1, 1.0 and true count as equal)")
+    return distinct
+
+
+_CONTAINERS = frozenset((list, dict))
+
+
+def _int_to_json(number: int) -> Any:
+    return number if -JSON_INT_MAX <= number <= JSON_INT_MAX else {"$i": str(number)}
+
+
+def _float_to_json(number: float) -> Any:
+    return number if math.isfinite(number) else {"$f": str(number)}
+
+
+def _dict_to_json(map_: dict[Any, Any]) -> Any:
+    if all(type(key) is str and not key.startswith("$") for key in map_):
+        return {key: to_json(item) for key, item in map_.items()}
+    return {"$m": [[to_json(key), to_json(item)] for key, item in map_.items()]}
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode("ascii")
+
+
+def _same(plain: Any) -> Any:
+    return plain
+
+
+_TO_JSON: dict[type, Callable[[Any], Any]] = {
+    type(None): _same,
+    bool: _same,
+    str: _same,
+    int: _int_to_json,
+    float: _float_to_json,
+    bytes: lambda data: {"$b": _base64(data)},
+    list: lambda items: [to_json(item) for item in items],
+    dict: _dict_to_json,
+    msgpack.Timestamp: lambda moment: {"$t": [moment.seconds, moment.nanoseconds]},
+    msgpack.ExtType: lambda ext: {"$x": [ext.code, _base64(ext.data)]},
+}
+
+
+def _from_tag(tag: str, content: Any) -> Value:
+    try:
+        return _FROM_TAG[tag](content)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a value that zkv wrote: {tag}") from error
+
+
+def _float_from_tag(text: str) -> float:
+    return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[text]
+
+
+_FROM_TAG: dict[str, Callable[[Any], Value]] = {
+    "$b": lambda text: b64decode(text, validate=True),
+    "$i": int,
+    "$f": _float_from_tag,
+    "$t": lambda pair: msgpack.Timestamp(*pair),
+    "$x": lambda pair: msgpack.ExtType(pair[0], b64decode(pair[1], validate=True)),
+    "$m": lambda pairs: _dict_of_distinct([(from_json(k), from_json(v)) for k, v in pairs]),
+}
