@@ -7,17 +7,28 @@ back; after a timeout it is closed instead, and the next call opens another.
 
 from __future__ import annotations
 
+import math
 import os
+import random
+import secrets
 import threading
 import time
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import zmq
 
 from zkv import protocol
-from zkv.errors import BadRequest, CannotConnect, Timeout
-from zkv.store import Store
+from zkv.errors import (
+    BadRequest,
+    CannotConnect,
+    ClientError,
+    DataLost,
+    Error,
+    ProtocolError,
+    ServerError,
+    Timeout,
+)
+from zkv.store import Fields, Store
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5757"
 DEFAULT_TIMEOUT_S: Final = 5.0
@@ -26,31 +37,34 @@ DEFAULT_TIMEOUT_S: Final = 5.0
 class Client(Store):
     """A store served at an endpoint: tcp://ADDRESS:PORT or ipc://PATH.
 
-    Any number of threads may share one client, and a fork may go on using it. No method
-    takes longer than `timeout_s`: it raises CannotConnect when nothing could be sent, and
-    Timeout when no reply came. Close it, or use it as a context manager.
+    Any number of threads may share one client, and a fork may go on using it. Close it, or
+    use it as a context manager.
+
+    When no reply comes, a request is sent again after `resend_after_s`, then after twice as
+    long, and so on, until `timeout_s` have passed; then Timeout is raised, or CannotConnect
+    if nothing could be sent at all. A write is numbered, so that the server does it once
+    however often it arrives. With `exactly_once=False` it is neither numbered nor resent.
     """
 
     def __init__(
-        self, endpoint: str = DEFAULT_ENDPOINT, *, timeout_s: float = DEFAULT_TIMEOUT_S
+        self,
+        endpoint: str = DEFAULT_ENDPOINT,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        resend_after_s: float = 1.0,
+        exactly_once: bool = True,
     ) -> None:
+        if not (0 < timeout_s < math.inf and resend_after_s > 0):
+            raise BadRequest("timeout_s and resend_after_s must be finite and more than 0")
         self.endpoint = endpoint
         self.timeout_s = timeout_s
+        self.resend_after_s = resend_after_s
+        self.exactly_once = exactly_once
+        self._revision_seen = 0
         self._lock = threading.Lock()
         self._closed = False
         self._start_pool()
         self._give(self._take())  # connects ahead of the first call, and checks the endpoint
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Closes the connections; a call that another thread has under way closes its own."""
@@ -61,18 +75,43 @@ class Client(Store):
             if self._taken == 0:
                 self._context.term()
 
-    def _request(self, op: str, fields: dict[str, Any]) -> dict[str, Any]:
-        body = protocol.encode_request(op, fields)
+    def _request(self, op: str, fields: Fields, *, writes: bool) -> Fields:
         deadline = time.monotonic() + self.timeout_s
+        seen = self._revision_seen
         connection = self._take()
         try:
-            reply = connection.exchange(body, deadline)
-        except BaseException:  # also Ctrl-C: the reply may still come, to nobody
-            connection.spoiled = True
+            if not writes:
+                reply = connection.exchange(op, fields, deadline, resend={})
+            elif self.exactly_once:
+                reply = connection.exchange_once(op, fields, deadline)
+            else:
+                reply = connection.exchange(op, fields, deadline, resend=None)
+            return self._checked(reply, seen)
+        except (ServerError, ClientError, KeyboardInterrupt):
+            connection.spoiled = True  # a reply may yet come, to nobody
             raise
         finally:
             self._give(connection)
-        return protocol.decode_reply(reply)
+
+    def _checked(self, body: bytes, seen: int) -> Fields:
+        """The fields of a reply that is no older than what was seen before it was asked for."""
+        try:
+            reply = protocol.decode_reply(body)
+            revision = reply["revision"]
+        except Error as error:
+            revision = error.details["revision"]
+            if revision >= seen:
+                raise
+        except (ValueError, KeyError) as error:
+            raise ProtocolError(f"{self.endpoint} does not answer as zkv does: {error}") from None
+        if revision < seen:
+            raise DataLost(
+                f"the server is at revision {revision}, but had acknowledged {seen}",
+                revision=revision,
+                seen=seen,
+            )
+        self._revision_seen = max(revision, self._revision_seen)
+        return reply
 
     def _start_pool(self) -> None:
         self._pid = os.getpid()
@@ -86,11 +125,12 @@ class Client(Store):
                 raise BadRequest("the client is closed")
             if self._pid != os.getpid():  # forked: the sockets are the parent's
                 self._start_pool()
-            connection = (
-                self._idle.pop() if self._idle else _Connection(self._context, self.endpoint)
-            )
+            connection = self._idle.pop() if self._idle else self._connect()
             self._taken += 1
             return connection
+
+    def _connect(self) -> _Connection:
+        return _Connection(self._context, self.endpoint, self.timeout_s, self.resend_after_s)
 
     def _give(self, connection: _Connection) -> None:
         with self._lock:
@@ -104,40 +144,91 @@ class Client(Store):
 
 
 class _Connection:
-    """One REQ socket. Once an exchange has failed it is spoiled, and of no more use."""
+    """One REQ socket after another, and a session. (Lazy Pirate, zguide chapter 4.)
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str) -> None:
-        self.endpoint = endpoint
+    Once an exchange has failed it is spoiled, and of no more use.
+    """
+
+    def __init__(
+        self, context: zmq.Context[Any], endpoint: str, timeout_s: float, resend_after_s: float
+    ) -> None:
         self.spoiled = False
-        self._socket: zmq.Socket[bytes] = context.socket(zmq.REQ)
-        self._socket.linger = 0
-        # Without this a request waits, unseen, for a server to come up, and may then run
-        # long after its caller has given up.
-        self._socket.immediate = True
-        try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
-            self.close()
-            raise BadRequest(f"cannot use the endpoint {endpoint!r}: {error.strerror}") from None
+        self._context = context
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._resend_after_s = min(resend_after_s, timeout_s)
+        self._session: str | None = None
+        self._seq = 0
+        self._socket = self._open()
 
     def close(self) -> None:
         self._socket.close()
 
-    def exchange(self, body: bytes, deadline: float) -> bytes:
-        """Sends a request and returns the reply, by the deadline on the monotonic clock."""
+    def exchange_once(self, op: str, fields: Fields, deadline: float) -> bytes:
+        """Like `exchange`, for a write, which takes effect once however often it is sent."""
+        if self._session is None:
+            # A resent first request of an unknown session is refused, as it may have run
+            # before. A session that was opened by a request without effect is known.
+            session = secrets.token_urlsafe(12)
+            opening = {"then": [], "session": session, "seq": 1}
+            protocol.decode_reply(self.exchange("txn", opening, deadline, resend={}))
+            self._session, self._seq = session, 1
+        self._seq += 1
+        numbered = {**fields, "session": self._session, "seq": self._seq}
+        return self.exchange(op, numbered, deadline, resend={"retry": True})
+
+    def exchange(self, op: str, fields: Fields, deadline: float, resend: Fields | None) -> bytes:
+        """Sends a request and returns the reply, by the deadline on the monotonic clock.
+
+        `resend` is what a request has more when it is sent again; None: it must not be.
+        """
+        self._send(protocol.encode_request(op, fields), deadline, sent_before=False)
+        wait_s = self._resend_after_s
+        while True:
+            try:
+                return self._socket.recv()
+            except zmq.Again:
+                left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                raise self._no_reply()
+            wait_s = min(left_s, 2 * wait_s * random.uniform(0.75, 1.25))
+            if resend is not None:
+                self._socket.close()
+                self._socket = self._open()
+                body = protocol.encode_request(op, {**fields, **resend})
+                self._send(body, deadline, sent_before=True)
+            self._socket.rcvtimeo = math.ceil(wait_s * 1000)
+
+    def _send(self, body: bytes, deadline: float, *, sent_before: bool) -> None:
+        if sent_before:
+            self._socket.sndtimeo = max(0, math.ceil((deadline - time.monotonic()) * 1000))
         try:
-            self._socket.sndtimeo = _milliseconds_until(deadline)
             self._socket.send(body)
         except zmq.Again:
+            if sent_before:
+                raise self._no_reply() from None
             raise CannotConnect(
-                f"no ZeroMQ server answers at {self.endpoint}; nothing was sent"
+                f"no ZeroMQ server answers at {self._endpoint}; nothing was sent"
             ) from None
+
+    def _no_reply(self) -> Timeout:
+        return Timeout(
+            f"no reply from {self._endpoint} within {self._timeout_s:g} s; outcome unknown"
+        )
+
+    def _open(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
+        socket.linger = 0
+        # Without this a request waits, unseen, for a server to come up, and may then run
+        # long after its caller has given up.
+        socket.immediate = True
+        socket.sndtimeo = math.ceil(self._timeout_s * 1000)
+        socket.rcvtimeo = math.ceil(self._resend_after_s * 1000)
         try:
-            self._socket.rcvtimeo = _milliseconds_until(deadline)
-            return self._socket.recv()
-        except zmq.Again:
-            raise Timeout(f"{self.endpoint} did not reply in time; outcome unknown") from None
-
-
-def _milliseconds_until(deadline: float) -> int:
-    return max(0, int((deadline - time.monotonic()) * 1000))
+            socket.connect(self._endpoint)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise BadRequest(
+                f"cannot use the endpoint {self._endpoint!r}: {error.strerror}"
+            ) from None
+        return socket

@@ -1,23 +1,28 @@
 """What each operation does: a pure function of a transaction and the request's arguments.
 
 Written once, for every engine. An operation returns the fields that its success adds to
-the reply (`value` and `old` as msgpack), or raises one of `zkv.errors`; it takes what it
-changes to the transaction and to nothing else. Their fields are described in `protocol`.
+the reply, or raises one of `zkv.errors`; what it changes goes to the transaction and to
+nothing else. The fields are described, and were checked, in `protocol`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from zkv import values
-from zkv.errors import Overflow, WrongType
-from zkv.transaction import Transaction
+from zkv.errors import Conflict, Error, Overflow, TooLarge, WrongType
+from zkv.protocol import MESSAGE_BYTES_MAX
+from zkv.transaction import Entry, Transaction
+from zkv.values import Packed
 
 Arguments = Mapping[str, Any]
 Fields = dict[str, Any]
 Operation = Callable[[Transaction, Arguments], Fields]
+
+PAGE_BYTES_MAX: Final = MESSAGE_BYTES_MAX // 2
+"""A page of `list` ends with the value that brings it over this."""
 
 
 def ping(_: Transaction, __: Arguments) -> Fields:
@@ -25,39 +30,64 @@ def ping(_: Transaction, __: Arguments) -> Fields:
 
 
 def get(t: Transaction, args: Arguments) -> Fields:
-    entry = t.get(args["key"])
-    return {"value": entry.packed, "version": entry.version}
+    key = args["key"]
+    entry = t.find(key) if "default" in args else t.get(key)
+    if entry is None:
+        return {"value": args["default"], "version": 0}
+    fields: Fields = {"value": entry.packed, "version": entry.version}
+    if entry.deadline is not None:
+        fields["ttl"] = entry.deadline - t.now
+    return fields
 
 
 def put(t: Transaction, args: Arguments) -> Fields:
-    entry = t.put(args["key"], args["value"])
-    return {"version": entry.version}
+    key, deadline, old = args["key"], None, None
+    _check(t, args)
+    if args["keep_ttl"] or args["return_old"]:
+        old = t.find(key)
+    if "ttl" in args:
+        deadline = t.now + args["ttl"]
+    elif args["keep_ttl"] and old is not None:
+        deadline = old.deadline
+    entry = t.put(key, args["value"], deadline)
+    return _with_old({"version": entry.version}, args, old)
 
 
 def delete(t: Transaction, args: Arguments) -> Fields:
+    _check(t, args)
     entry = t.get(args["key"])
     t.delete(args["key"])
-    return {"version": entry.version}
+    return _with_old({"version": entry.version}, args, entry)
 
 
 def incr(t: Transaction, args: Arguments) -> Fields:
+    _check(t, args)
     entry = t.find(args["key"])
     number = args["initial"] if entry is None else values.unpack(entry.packed)
     if type(number) not in (int, float):
         raise WrongType("the value is not a number")
-    packed = values.pack(_in_range(number + args["by"]))
+    packed = Packed(values.pack(_in_range(number + args["by"])))
     entry = t.put(args["key"], packed, None if entry is None else entry.deadline)
     return {"value": packed, "version": entry.version}
 
 
+def expire(t: Transaction, args: Arguments) -> Fields:
+    _check(t, args)
+    deadline = None if args["ttl"] is None else t.now + args["ttl"]
+    entry = t.put(args["key"], t.get(args["key"]).packed, deadline)
+    return {"version": entry.version}
+
+
 def list_(t: Transaction, args: Arguments) -> Fields:
     items: list[list[Any]] = []
+    size = 0
     for key, entry in t.items(args["prefix"], args["after"]):
-        if len(items) == args["limit"]:
+        if len(items) == args["limit"] or size > PAGE_BYTES_MAX:
             return {"items": items, "more": True}
         items.append([key, entry.version])
         if args["values"]:
             items[-1].append(values.unpack(entry.packed))
+            size += len(entry.packed)
     return {"items": items, "more": False}
 
 
@@ -72,23 +102,79 @@ def clear(t: Transaction, args: Arguments) -> Fields:
     return {"count": len(keys)}
 
 
-OPERATIONS: dict[str, Operation] = {
+def txn(t: Transaction, args: Arguments) -> Fields:
+    success = all(_failing(t.find(key), conditions) is None for key, conditions in args["if"])
+    results: list[Fields] = []
+    size = 0
+    for index, request in enumerate(args["then" if success else "else"]):
+        try:
+            fields = OPERATIONS[request.op](t, request.args)
+            size += _size(fields)
+            if size > MESSAGE_BYTES_MAX:
+                raise TooLarge("the results are too large for a reply", limit=MESSAGE_BYTES_MAX)
+        except Error as error:
+            raise type(error)(error.message, **{**error.details, "index": index}) from None
+        results.append(
+            {name: values.unpack(it) if type(it) is Packed else it for name, it in fields.items()}
+        )
+    return {"success": success, "results": results}
+
+
+OPERATIONS: Final[dict[str, Operation]] = {
     "ping": ping,
     "get": get,
     "put": put,
     "delete": delete,
     "incr": incr,
+    "expire": expire,
     "list": list_,
     "count": count,
     "clear": clear,
+    "txn": txn,
 }
 
 
+def _check(t: Transaction, args: Arguments) -> None:
+    """Raises Conflict, with the key's version now, unless every condition holds."""
+    if "if" in args:
+        entry = t.find(args["key"])
+        failing = _failing(entry, args["if"])
+        if failing is not None:
+            version = 0 if entry is None else entry.version
+            raise Conflict(f"the {failing} is not the expected one", version=version)
+
+
+def _failing(entry: Entry | None, conditions: Mapping[str, Any]) -> str | None:
+    """The first condition that does not hold."""
+    for name, wanted in conditions.items():
+        if not _HOLDS[name](entry, wanted):
+            return name
+    return None
+
+
+_HOLDS: Final[dict[str, Callable[[Entry | None, Any], bool]]] = {
+    "version": lambda entry, wanted: (0 if entry is None else entry.version) == wanted,
+    "exists": lambda entry, wanted: (entry is not None) is wanted,
+    "value": lambda entry, wanted: entry is not None and values.equal(entry.packed, wanted),
+}
+
+
+def _with_old(fields: Fields, args: Arguments, old: Entry | None) -> Fields:
+    if args["return_old"] and old is not None:
+        fields["old"] = old.packed
+    return fields
+
+
+def _size(fields: Fields) -> int:
+    """About how many bytes the fields add to a reply."""
+    if "items" in fields:
+        return len(values.pack(fields["items"]))
+    return sum(len(it) for it in fields.values() if type(it) is Packed)
+
+
 def _in_range(number: int | float) -> int | float:
-    if (
-        not values.INT_MIN <= number <= values.INT_MAX
-        if type(number) is int
-        else not math.isfinite(number)
+    if not (
+        values.INT_MIN <= number <= values.INT_MAX if type(number) is int else math.isfinite(number)
     ):
         raise Overflow("the result is beyond 64 bits, or not a finite float")
     return number

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
 from zkv import values
-from zkv.errors import BY_CODE, BadRequest, Error, Internal, TooLarge, UnknownOp
+from zkv.errors import BY_CODE, BadRequest, Error, Internal, RequestError, TooLarge, UnknownOp
+from zkv.values import Packed
 
 VERSION: Final = 1
 MESSAGE_BYTES_MAX: Final = 8 * 2**20
 KEY_BYTES_MAX: Final = 1024
+TXN_OPS_MAX: Final = 1024
 ID_BYTES_MAX: Final = 64
 SESSION_BYTES_MAX: Final = 64
 LIST_ITEMS_MAX: Final = 10_000
@@ -27,11 +30,20 @@ ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
 """Stands for a field that was not given, since nil is a value."""
 
 
+class Session(NamedTuple):
+    """What makes a write happen once: whose it is, which one, and whether it is sent again."""
+
+    id: str | bytes
+    seq: int
+    retry: bool
+
+
 class Request(NamedTuple):
     """One request, checked: `args` holds every field of the op that was given or defaults."""
 
     op: str
     args: dict[str, Any]
+    session: Session | None = None
 
 
 class Field(NamedTuple):
@@ -51,6 +63,8 @@ class Op(NamedTuple):
     fields: Mapping[str, Field]
     replies: Mapping[str, str]
     writes: bool = False
+    exclusive: tuple[str, ...] = ()
+    """Fields of which at most one may be given."""
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a request with these fields; raises BadRequest or TooLarge."""
@@ -66,6 +80,8 @@ class Op(NamedTuple):
                     raise BadRequest(f"the field {name!r} is missing", field=name)
                 if field.default is not ABSENT:
                     args[name] = field.default
+        if len(both := [name for name in self.exclusive if name in given]) > 1:
+            raise BadRequest(f"{' and '.join(both)} exclude each other", field=both[-1])
         return args
 
 
@@ -97,15 +113,9 @@ def decode_map(body: bytes, message_bytes_max: int = MESSAGE_BYTES_MAX) -> dict[
 
 def check_request(fields: dict[str, Any]) -> Request:
     """The request in a decoded map without its `id`; raises UnknownOp, BadRequest, TooLarge."""
-    op = fields.pop("op", ABSENT)
-    if op is ABSENT:
-        raise BadRequest("the field 'op' is missing", field="op")
-    if type(op) is not str:
-        raise BadRequest("op must be a str", field="op")
-    described = OPS.get(op)
-    if described is None:
-        raise UnknownOp(f"unknown op {_quoted(op)}", field="op")
-    return Request(op, described.check(fields))
+    op = _take_op(fields)
+    session = _take_session(fields, OPS[op]) if "session" in fields else None
+    return Request(op, OPS[op].check(fields), session)
 
 
 def check_id(given: Any) -> None:
@@ -123,12 +133,12 @@ def encode_request(op: str, fields: Mapping[str, Any]) -> bytes:
 
 
 def encode_reply(request_id: Any, revision: int, fields: Mapping[str, Any]) -> bytes:
-    """The body of a successful reply. `value` and `old` are given as msgpack already."""
+    """The body of a successful reply. A field that is Packed goes in as it stands."""
     extra = b"" if request_id is ABSENT else _name("id") + values.pack(request_id)
     parts = [_ok(len(fields) + bool(extra)), values.pack(revision), extra]
     for name, field in fields.items():
         parts.append(_name(name))
-        parts.append(field if name in PACKED else values.pack(field))
+        parts.append(field if type(field) is Packed else values.pack(field))
     return b"".join(parts)
 
 
@@ -162,7 +172,25 @@ def decode_reply(body: bytes) -> dict[str, Any]:
     raise BY_CODE.get(code, Internal)(message, **reply)
 
 
-PACKED: Final = frozenset(("value", "old"))
+def _take_op(fields: dict[str, Any]) -> str:
+    op = fields.pop("op", ABSENT)
+    if op is ABSENT:
+        raise BadRequest("the field 'op' is missing", field="op")
+    if type(op) is not str:
+        raise BadRequest("op must be a str", field="op")
+    if op not in OPS:
+        raise UnknownOp(f"unknown op {_quoted(op)}", field="op")
+    return op
+
+
+def _take_session(fields: dict[str, Any], op: Op) -> Session:
+    session, seq = fields.pop("session"), fields.pop("seq", ABSENT)
+    if not op.writes:
+        raise BadRequest("session is for writes", field="session")
+    _check_token("session", session, SESSION_BYTES_MAX)
+    if type(seq) is not int or seq < 1:
+        raise BadRequest("seq must be an int of at least 1, beside session", field="seq")
+    return Session(session, seq, _check_flag("retry", fields.pop("retry", False)))
 
 
 def _check_key(name: str, given: Any) -> str:
@@ -182,12 +210,12 @@ def _check_prefix(name: str, given: Any) -> str:
     return given
 
 
-def _check_value(name: str, given: Any) -> bytes:
+def _check_value(name: str, given: Any) -> Packed:
     try:
         values.check_depth(given)
     except BadRequest as error:
         raise BadRequest(error.message, field=name, **error.details) from None
-    return values.pack(given)
+    return Packed(values.pack(given))
 
 
 def _check_flag(name: str, given: Any) -> bool:
@@ -200,6 +228,80 @@ def _check_number(name: str, given: Any) -> int | float:
     if type(given) is int or (type(given) is float and math.isfinite(given)):
         return given
     raise BadRequest(f"{name} must be an int or a finite float, not {_kind(given)}", field=name)
+
+
+def _check_ttl(name: str, given: Any) -> int | float:
+    seconds = _check_number(name, given)
+    if seconds <= 0:
+        raise BadRequest(f"{name} must be more than 0 seconds", field=name)
+    return seconds
+
+
+def _check_ttl_or_never(name: str, given: Any) -> int | float | None:
+    return None if given is None else _check_ttl(name, given)
+
+
+def _check_version(name: str, given: Any) -> int:
+    if type(given) is not int or given < 0:
+        raise BadRequest(f"{name} must be an int of at least 0", field=name)
+    return given
+
+
+def _check_conditions(name: str, given: Any) -> dict[str, Any]:
+    if type(given) is not dict or not given:
+        raise BadRequest(f"{name} must be a map with {', '.join(_CONDITIONS)}", field=name)
+    checked = {}
+    for condition, wanted in given.items():
+        check = _CONDITIONS.get(condition)
+        if check is None:
+            raise BadRequest(f"unknown condition {_quoted(str(condition))}", field=name)
+        checked[condition] = check(f"{name}.{condition}", wanted)
+    return checked
+
+
+def _check_guards(name: str, given: Any) -> list[tuple[str, dict[str, Any]]]:
+    guards = []
+    for index, guard in enumerate(_check_array(name, given)):
+        if type(guard) is not dict or "key" not in guard:
+            raise BadRequest(f"{name}[{index}] must be a map with a key", field=name, index=index)
+        with _inside(name, index):
+            key = _check_key("key", guard.pop("key"))
+            guards.append((key, _check_conditions(name, guard)))
+    return guards
+
+
+def _check_ops(name: str, given: Any) -> list[Request]:
+    requests = []
+    for index, fields in enumerate(_check_array(name, given)):
+        if type(fields) is not dict:
+            raise BadRequest(f"{name}[{index}] must be a map", field=name, index=index)
+        with _inside(name, index):
+            op = _take_op(fields)
+            if op not in TXN_OPS:
+                raise BadRequest(f"{op} cannot stand in a txn", field="op")
+            requests.append(Request(op, OPS[op].check(fields)))
+    return requests
+
+
+def _check_array(name: str, given: Any) -> list[Any]:
+    if type(given) is not list:
+        raise BadRequest(f"{name} must be an array, not {_kind(given)}", field=name)
+    if len(given) > TXN_OPS_MAX:
+        raise BadRequest(
+            f"{name} has {len(given)} items, the limit is {TXN_OPS_MAX}",
+            field=name, limit=TXN_OPS_MAX, size=len(given),
+        )  # fmt: skip
+    return given
+
+
+@contextmanager
+def _inside(name: str, index: int) -> Iterator[None]:
+    """Has an error say at which item of an array it arose."""
+    try:
+        yield
+    except RequestError as error:
+        details = {**error.details, "index": index}
+        raise type(error)(f"{name}[{index}]: {error.message}", **details) from None
 
 
 def _check_limit(name: str, given: Any) -> int:
@@ -256,33 +358,65 @@ _KINDS: dict[type, str] = {
     bytes: "a bin", list: "an array", dict: "a map",
 }  # fmt: skip
 
+_CONDITIONS: dict[str, Callable[[str, Any], Any]] = {
+    "version": _check_version,
+    "exists": _check_flag,
+    "value": _check_value,
+}
+
+TXN_OPS: Final = frozenset(("get", "put", "delete", "incr", "expire", "list", "count"))
+
 _KEY = Field("key", _check_key, f"1..{KEY_BYTES_MAX} bytes of UTF-8", required=True)
 _PREFIX = Field("prefix", _check_prefix, "keys that begin with this; '' is every key", default="")
-_VALUE = Field("value", _check_value, "what to store; nil is a value", required=True)
+_VALUE = Field("value", _check_value, "nil is a value", required=True)
+_IF = Field("conditions", _check_conditions, "a map: version, exists, value; all must hold")
+_OLD = Field("flag", _check_flag, "reply with the value that was there", default=False)
+_VERSION = "the revision that last changed the key"
 
 OPS: Final[dict[str, Op]] = {
     "ping": Op("answers, and changes nothing", {}, {}),
     "info": Op(
         "what the server is and what it holds",
         {},
-        {"name": "zkv", "version": "of zkv", "protocol": "its version", "store": "its id",
-         "keys": "how many", "limits": "a map", "counters": "a map"},
+        {
+            "name": "zkv",
+            "version": "of the server",
+            "protocol": "its version",
+            "started": "seconds since 1970",
+            "store": "the id of the data",
+            "keys": "how many",
+            "limits": "a map",
+            "counters": "a map",
+        },
     ),
     "get": Op(
         "the value of a key",
-        {"key": _KEY},
-        {"value": "as it was put", "version": "the revision that last changed the key"},
+        {
+            "key": _KEY,
+            "default": _VALUE._replace(
+                about="for a missing key; version is then 0", required=False
+            ),
+        },
+        {"value": "as it was put", "version": _VERSION, "ttl": "seconds left, if it expires"},
     ),
     "put": Op(
         "stores a value under a key, whether or not it was there",
-        {"key": _KEY, "value": _VALUE},
-        {"version": "the key's new version"},
+        {
+            "key": _KEY,
+            "value": _VALUE,
+            "ttl": Field("ttl", _check_ttl, "seconds until the key expires; else it never does"),
+            "keep_ttl": Field("flag", _check_flag, "it expires when it was to", default=False),
+            "if": _IF,
+            "return_old": _OLD,
+        },
+        {"version": _VERSION, "old": "what was there, if return_old and if there was"},
         writes=True,
+        exclusive=("ttl", "keep_ttl"),
     ),
     "delete": Op(
         "removes a key",
-        {"key": _KEY},
-        {"version": "the version that was removed"},
+        {"key": _KEY, "if": _IF, "return_old": _OLD},
+        {"version": "the version that was removed", "old": "what was there, if return_old"},
         writes=True,
     ),
     "incr": Op(
@@ -291,8 +425,19 @@ OPS: Final[dict[str, Op]] = {
             "key": _KEY,
             "by": Field("number", _check_number, "what to add", default=1),
             "initial": Field("number", _check_number, "where a missing key starts", default=0),
+            "if": _IF,
         },
-        {"value": "after adding", "version": "the key's new version"},
+        {"value": "after adding", "version": _VERSION},
+        writes=True,
+    ),
+    "expire": Op(
+        "sets when a key expires",
+        {
+            "key": _KEY,
+            "ttl": Field("ttl", _check_ttl_or_never, "seconds from now; nil: never", required=True),
+            "if": _IF,
+        },
+        {"version": _VERSION},
         writes=True,
     ),
     "list": Op(
@@ -303,8 +448,10 @@ OPS: Final[dict[str, Op]] = {
             "limit": Field("limit", _check_limit, f"1..{LIST_ITEMS_MAX} items", default=1000),
             "values": Field("flag", _check_flag, "values too", default=False),
         },
-        {"items": "[key, version] or [key, version, value], sorted by key",
-         "more": "whether keys follow"},
+        {
+            "items": "[key, version] or [key, version, value], sorted by key",
+            "more": "whether keys follow",
+        },
     ),
     "count": Op("how many keys there are", {"prefix": _PREFIX}, {"count": "of keys"}),
     "clear": Op(
@@ -313,7 +460,17 @@ OPS: Final[dict[str, Op]] = {
         {"count": "of keys removed"},
         writes=True,
     ),
-}  # fmt: skip
+    "txn": Op(
+        "does all of `then` if every condition holds, else all of `else`; or nothing at all",
+        {
+            "if": Field("guards", _check_guards, "[{key, condition…} …]", default=()),
+            "then": Field("ops", _check_ops, f"up to {TXN_OPS_MAX} ops", required=True),
+            "else": Field("ops", _check_ops, f"up to {TXN_OPS_MAX} ops", default=()),
+        },
+        {"success": "whether the conditions held", "results": "the fields of each op's reply"},
+        writes=True,
+    ),
+}
 
 
 @functools.cache

@@ -47,7 +47,8 @@ class Service:
         self._version = version
         self._started = time.time()
         self._operations = {**OPERATIONS, "info": self._info}
-        self._counters: dict[int, Counter[str]] = {}  # one a thread, so that none is shared
+        # One pair a thread, so that none is shared: requests by op, errors by code.
+        self._counters: dict[int, tuple[Counter[str], Counter[str]]] = {}
 
     def handle(self, bodies: Sequence[bytes]) -> list[bytes]:
         """One reply for each request, in order, when all of them are true of the disk."""
@@ -61,14 +62,14 @@ class Service:
         return replies
 
     def _parse(self, body: bytes) -> _Parsed:
-        request_id, op = ABSENT, "?"
+        request_id, op = ABSENT, "unreadable"
         try:
             fields = protocol.decode_map(body)
             if "id" in fields:
                 protocol.check_id(fields["id"])
                 request_id = fields.pop("id")
-            op, args = protocol.check_request(fields)
-            return _Parsed(request_id, op, Call(self._operations[op], args))
+            op, args, session = protocol.check_request(fields)
+            return _Parsed(request_id, op, Call(self._operations[op], args, session))
         except BaseException as error:
             return _Parsed(request_id, op, Call(_raise, {"error": error}))
 
@@ -76,24 +77,28 @@ class Service:
         try:
             return self._engine.execute(calls)
         except Exception as error:
-            return [Outcome(error, 0)] * len(calls)
+            return [Outcome(error, self._engine.revision)] * len(calls)
 
     def _info(self, _: Any, __: Mapping[str, Any]) -> Fields:
-        counts = sum(list(self._counters.values()), Counter[str]())
+        requests, errors = Counter[str](), Counter[str]()
+        for counted in list(self._counters.values()):
+            requests += counted[0]
+            errors += counted[1]
         return {
             "name": "zkv",
             "version": self._version,
             "protocol": protocol.VERSION,
             "started": self._started,
             "limits": LIMITS,
-            "counters": dict(sorted(counts.items())),
+            "counters": {"requests": dict(requests), "errors": dict(errors)},
             **self._engine.info(),
         }
 
     def _count(self, parsed: list[_Parsed], outcomes: list[Outcome]) -> None:
-        counter = self._counters.setdefault(threading.get_ident(), Counter())
-        counter.update([one.op for one in parsed])
-        counter.update(
+        fresh = Counter[str](), Counter[str]()
+        requests, errors = self._counters.setdefault(threading.get_ident(), fresh)
+        requests.update([one.op for one in parsed])
+        errors.update(
             [_failure(o.result).code for o in outcomes if isinstance(o.result, BaseException)]
         )
 

@@ -1,18 +1,22 @@
 """The methods of a store, for whatever carries its requests.
 
 `Store` turns a method call into a request and a reply into what the method returns; a
-subclass says how a request travels.
+subclass says how a request travels. `Block` collects requests for one transaction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
 
-from zkv.errors import NotFound
+from zkv.errors import Conflict, NotFound
+from zkv.protocol import ABSENT, OPS
 
 Number = int | float
+Fields = dict[str, Any]
 _RAISE: Final = object()
+_READS: Final = frozenset(name for name, op in OPS.items() if not op.writes)
 
 
 class Item(NamedTuple):
@@ -21,88 +25,311 @@ class Item(NamedTuple):
     key: str
     value: Any
     version: int
+    """The revision that last changed the key."""
+    ttl: float | None = None
+    """Seconds until the key expires; None is never, or in a listing not said."""
 
 
 class Store:
     """Keys are str of 1..1024 bytes; values are what msgpack carries: None, bool, int, float,
     str, bytes, list, dict, msgpack.Timestamp and msgpack.ExtType. A tuple comes back as a list.
 
-    Every method may raise `zkv.Error`; the subclasses that matter to a method stand with it.
+    A write takes conditions on its key, which must all hold or it raises Conflict and
+    changes nothing: `if_version` (0: the key must not exist), `if_exists`, `if_value`
+    (1, 1.0 and True differ). Every method may raise `zkv.Error`.
     """
 
-    def _request(self, op: str, fields: dict[str, Any]) -> dict[str, Any]:
-        """Carries out a request; returns the reply's fields or raises its error."""
+    def _request(self, op: str, fields: Fields, *, writes: bool) -> Fields:
+        """Carries out a request; returns the reply's fields or raises its error.
+
+        One that `writes` must take effect once, however often it has to be sent.
+        """
         raise NotImplementedError
+
+    def close(self) -> None:
+        """Lets go of everything; a second call does nothing."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
     def ping(self) -> None:
         """Returns when the store answers."""
-        self._request("ping", {})
+        self._read("ping", {})
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> Fields:
         """What the store is and holds: `version`, `store`, `revision`, `keys`, `limits` …"""
-        return self._request("info", {})
+        return self._read("info", {})
 
     def get(self, key: str, default: Any = _RAISE) -> Any:
         """The value of a key. Raises NotFound (a KeyError) unless a default is given."""
         try:
-            return self._request("get", {"key": key})["value"]
+            return self.item(key).value
         except NotFound:
             if default is _RAISE:
                 raise
             return default
 
     def item(self, key: str) -> Item:
-        """The value of a key with its version. Raises NotFound."""
-        reply = self._request("get", {"key": key})
-        return Item(key, reply["value"], reply["version"])
+        """The value of a key with its version and time to live. Raises NotFound."""
+        reply = self._read("get", {"key": key})
+        return Item(key, reply["value"], reply["version"], reply.get("ttl"))
 
-    def put(self, key: str, value: Any) -> int:
-        """Stores a value and returns the key's new version."""
-        version: int = self._request("put", {"key": key, "value": value})["version"]
-        return version
+    def put(
+        self,
+        key: str,
+        value: Any,
+        *,
+        ttl: float | None = None,
+        keep_ttl: bool = False,
+        if_version: int | None = None,
+        if_exists: bool | None = None,
+        if_value: Any = ABSENT,
+    ) -> int:
+        """Stores a value and returns the key's new version.
 
-    def delete(self, key: str) -> int:
+        It expires after `ttl` seconds, or when it was to with `keep_ttl`; otherwise never.
+        """
+        conditions = _conditions(if_version, if_exists, if_value)
+        reply = self._write("put", _put_fields(key, value, ttl, keep_ttl) | conditions)
+        return int(reply["version"])
+
+    def create(self, key: str, value: Any, *, ttl: float | None = None) -> int:
+        """Like `put`; raises Conflict if the key exists."""
+        return self.put(key, value, ttl=ttl, if_version=0)
+
+    def replace(self, key: str, value: Any, *, ttl: float | None = None) -> int:
+        """Like `put`; raises Conflict unless the key exists."""
+        return self.put(key, value, ttl=ttl, if_exists=True)
+
+    def swap(self, key: str, value: Any, default: Any = None, *, ttl: float | None = None) -> Any:
+        """Stores a value and returns the one that was there, or else the default."""
+        fields = _put_fields(key, value, ttl) | {"return_old": True}
+        return self._write("put", fields).get("old", default)
+
+    def delete(
+        self,
+        key: str,
+        *,
+        if_version: int | None = None,
+        if_value: Any = ABSENT,
+    ) -> int:
         """Removes a key and returns the version it had. Raises NotFound."""
-        version: int = self._request("delete", {"key": key})["version"]
-        return version
+        fields = {"key": key} | _conditions(if_version, None, if_value)
+        return int(self._write("delete", fields)["version"])
 
-    def incr(self, key: str, by: Number = 1, initial: Number = 0) -> Number:
+    def pop(self, key: str, default: Any = _RAISE) -> Any:
+        """Removes a key and returns its value. Raises NotFound unless a default is given."""
+        try:
+            return self._write("delete", {"key": key, "return_old": True})["old"]
+        except NotFound:
+            if default is _RAISE:
+                raise
+            return default
+
+    def incr(self, key: str, by: Number = 1, *, initial: Number = 0) -> Number:
         """Adds to a number and returns the sum; a missing key starts at `initial`.
 
-        Raises WrongType if the value is not a number, Overflow beyond 64 bits.
+        The time to live stays. Raises WrongType if the value is not a number, Overflow
+        beyond 64 bits.
         """
-        fields = {"key": key, "by": by, "initial": initial}
-        number: Number = self._request("incr", fields)["value"]
+        number: Number = self._write("incr", _incr_fields(key, by, initial))["value"]
         return number
+
+    def expire(self, key: str, ttl: float | None, *, if_version: int | None = None) -> int:
+        """Has a key expire after so many seconds, or never; returns its new version.
+
+        Raises NotFound.
+        """
+        fields = {"key": key, "ttl": ttl} | _conditions(if_version)
+        return int(self._write("expire", fields)["version"])
 
     def count(self, prefix: str = "") -> int:
         """How many keys begin with the prefix."""
-        count: int = self._request("count", {"prefix": prefix})["count"]
-        return count
+        return int(self._read("count", {"prefix": prefix})["count"])
 
     def clear(self, prefix: str) -> int:
         """Removes every key that begins with the prefix, all at once; returns how many."""
-        count: int = self._request("clear", {"prefix": prefix})["count"]
-        return count
+        return int(self._write("clear", {"prefix": prefix})["count"])
 
     def keys(self, prefix: str = "") -> Iterator[str]:
         """The keys that begin with the prefix, in order, fetched a page at a time.
 
         A key that is there from beginning to end comes exactly once.
         """
-        return (key for key, _ in self._pages(prefix, values=False))
+        return (key for key, _ in self._listed(prefix, values=False))
 
     def items(self, prefix: str = "") -> Iterator[Item]:
         """Like `keys`, with values and versions."""
-        return (
-            Item(key, value, version) for key, version, value in self._pages(prefix, values=True)
-        )
+        return (Item(key, value, version) for key, version, value in self._listed(prefix, True))
 
-    def _pages(self, prefix: str, *, values: bool) -> Iterator[list[Any]]:
+    def transaction(self) -> Block:
+        """A block whose requests are done all together, or not at all: see `Block`."""
+        return Block(self)
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
+        """The values of those keys that exist, of up to 1,024, at one moment."""
+        asked = list(keys)
+        then = [{"op": "get", "key": key, "default": None} for key in asked]
+        results = self._read("txn", {"then": then})["results"]
+        found = zip(asked, results, strict=True)
+        return {key: result["value"] for key, result in found if result["version"]}
+
+    def put_many(self, values: Mapping[str, Any], *, ttl: float | None = None) -> int:
+        """Stores up to 1,024 values at one moment, or none; returns their version."""
+        with self.transaction() as block:
+            for key, value in values.items():
+                block.put(key, value, ttl=ttl)
+        return block.revision
+
+    def delete_many(self, keys: Iterable[str]) -> int:
+        """Removes up to 1,024 keys at one moment; returns the revision that did it.
+
+        Raises NotFound if one does not exist, and then removes none.
+        """
+        with self.transaction() as block:
+            for key in keys:
+                block.delete(key)
+        return block.revision
+
+    def _read(self, op: str, fields: Fields) -> Fields:
+        return self._request(op, fields, writes=False)
+
+    def _write(self, op: str, fields: Fields) -> Fields:
+        return self._request(op, fields, writes=True)
+
+    def _listed(self, prefix: str, values: bool) -> Iterator[list[Any]]:
         more, after = True, ""
         while more:
             fields = {"prefix": prefix, "after": after, "values": values}
-            reply = self._request("list", fields)
+            reply = self._read("list", fields)
             yield from reply["items"]
             more = reply["more"]
             after = reply["items"][-1][0] if more else ""
+
+
+class Ops:
+    """Requests that wait for a block to end."""
+
+    def __init__(self) -> None:
+        self._ops: list[Fields] = []
+
+    def get(self, key: str) -> None:
+        """Adds {"value", "version"} to the results; NotFound undoes the block."""
+        self._ops.append({"op": "get", "key": key})
+
+    def put(
+        self, key: str, value: Any, *, ttl: float | None = None, keep_ttl: bool = False
+    ) -> None:
+        """Adds {"version"} to the results."""
+        self._ops.append({"op": "put", **_put_fields(key, value, ttl, keep_ttl)})
+
+    def delete(self, key: str) -> None:
+        """Adds {"version"} to the results; NotFound undoes the block."""
+        self._ops.append({"op": "delete", "key": key})
+
+    def incr(self, key: str, by: Number = 1, *, initial: Number = 0) -> None:
+        """Adds {"value", "version"} to the results."""
+        self._ops.append({"op": "incr", **_incr_fields(key, by, initial)})
+
+    def expire(self, key: str, ttl: float | None) -> None:
+        """Adds {"version"} to the results; NotFound undoes the block."""
+        self._ops.append({"op": "expire", "key": key, "ttl": ttl})
+
+    def count(self, prefix: str = "") -> None:
+        """Adds {"count"} to the results."""
+        self._ops.append({"op": "count", "prefix": prefix})
+
+
+class Block(Ops):
+    """Requests that are sent when the block ends, and done as one revision.
+
+        with store.transaction() as block:
+            block.check("lock", version=7)
+            block.put("a", 1)
+            block.incr("b")
+        block.results            # [{"version": 12}, {"value": 5, "version": 12}]
+
+    They see what those before them did. If one fails, none is done, and the error has its
+    `details["index"]`. If a check does not hold, what was queued on `otherwise` is done
+    instead; with nothing there, the block raises Conflict. An exception inside the block
+    sends nothing.
+    """
+
+    def __init__(self, store: Store) -> None:
+        super().__init__()
+        self.otherwise = Ops()
+        self.success = False
+        self.results: list[Fields] = []
+        self.revision = 0
+        self._store = store
+        self._checks: list[Fields] = []
+
+    def check(
+        self,
+        key: str,
+        *,
+        version: int | None = None,
+        exists: bool | None = None,
+        value: Any = ABSENT,
+    ) -> None:
+        """Adds a condition; all of all checks must hold."""
+        self._checks.append({"key": key, **_given(version, exists, value)})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            return
+        fields: Fields = {"then": self._ops}
+        if self._checks:
+            fields |= {"if": self._checks, "else": self.otherwise._ops}
+        writes = not all(op["op"] in _READS for op in self._ops + self.otherwise._ops)
+        reply = self._store._request("txn", fields, writes=writes)
+        self.success, self.results = reply["success"], reply["results"]
+        self.revision = reply["revision"]
+        if not self.success and not self.otherwise._ops:
+            raise Conflict("a check of the transaction does not hold; nothing was done")
+
+
+def _put_fields(key: str, value: Any, ttl: float | None, keep_ttl: bool = False) -> Fields:
+    fields = {"key": key, "value": value}
+    if ttl is not None:
+        fields["ttl"] = ttl
+    if keep_ttl:
+        fields["keep_ttl"] = True
+    return fields
+
+
+def _incr_fields(key: str, by: Number, initial: Number) -> Fields:
+    return {"key": key, "by": by, "initial": initial}
+
+
+def _conditions(version: int | None, exists: bool | None = None, value: Any = ABSENT) -> Fields:
+    given = _given(version, exists, value)
+    return {"if": given} if given else {}
+
+
+def _given(version: int | None, exists: bool | None, value: Any) -> Fields:
+    fields: Fields = {}
+    if version is not None:
+        fields["version"] = version
+    if exists is not None:
+        fields["exists"] = exists
+    if value is not ABSENT:
+        fields["value"] = value
+    return fields

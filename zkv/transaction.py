@@ -8,34 +8,47 @@ all-or-nothing costs nothing. No lock, no file and no wire word may live here.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from zkv.errors import NotFound
+from zkv.values import Packed
 
 
 class Entry(NamedTuple):
     """What the store holds under one key."""
 
-    packed: bytes
-    """The value, as msgpack."""
+    packed: Packed
     version: int
     """The revision that last changed the key."""
     deadline: float | None = None
     """When the key expires, in seconds since 1970; None is never."""
 
 
+class Completed(NamedTuple):
+    """A session's request that was carried out, with the fields of its reply."""
+
+    session: str | bytes
+    seq: int
+    fields: Mapping[str, Any]
+
+
 class Commit(NamedTuple):
-    """One revision: what it changed, key by key; None stands for a deletion."""
+    """One revision: what it changed, key by key, and the session's request that did it.
+
+    None stands for a deletion.
+    """
 
     revision: int
     time: float
     changes: Mapping[str, Entry | None]
+    completed: Completed | None = None
 
 
 class State(Protocol):
     """What a transaction stands on. Nothing in it changes while the transaction runs."""
 
     revision: int
+    next_revision: int
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key."""
@@ -59,7 +72,7 @@ class Transaction:
     def __init__(self, state: State, now: float) -> None:
         self._state = state
         self.now = now
-        self.revision = state.revision + 1
+        self.revision = state.next_revision
         self.changes: dict[str, Entry | None] = {}
         self.seen = 0
 
@@ -80,7 +93,7 @@ class Transaction:
             raise NotFound(f"no such key: {key}")
         return entry
 
-    def put(self, key: str, packed: bytes, deadline: float | None = None) -> Entry:
+    def put(self, key: str, packed: Packed, deadline: float | None = None) -> Entry:
         """Sets what a key holds."""
         entry = self.changes[key] = Entry(packed, self.revision, deadline)
         return entry

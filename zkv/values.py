@@ -36,8 +36,14 @@ Value = Any
 """nil, bool, int, float, str, bytes, list, dict, msgpack.Timestamp or msgpack.ExtType."""
 
 
+class Packed(bytes):
+    """A value as msgpack already, to be stored or sent as it stands."""
+
+    __slots__ = ()
+
+
 def pack(value: Value) -> bytes:
-    """The canonical msgpack of a value."""
+    """The msgpack of a value: the same bytes for the same value, type and order of keys."""
     return msgpack.packb(value)
 
 
@@ -56,6 +62,17 @@ def unpack(packed: bytes) -> Value:
     return _unpack(packed, strict_map_key=False, object_pairs_hook=_dict_of_distinct)
 
 
+def equal(one: bytes, other: bytes) -> bool:
+    """Whether two packed values are the same value of the same type.
+
+    1, 1.0 and true differ, and so do 0.0 and -0.0; a nan equals itself; the order of a
+    map's keys does not count.
+    """
+    if one == other:
+        return True
+    return len(one) == len(other) and pack(_ordered(unpack(one))) == pack(_ordered(unpack(other)))
+
+
 def check_depth(value: Value, levels: int = DEPTH_MAX) -> None:
     """Raises BadRequest when containers nest deeper than `DEPTH_MAX`."""
     kind = type(value)
@@ -69,7 +86,7 @@ def check_depth(value: Value, levels: int = DEPTH_MAX) -> None:
 
 
 def to_json(value: Value) -> Any:
-    """A value as what JSON can say, with tags for what it cannot."""
+    """A value as what JSON can say, with tags for what it cannot; a Packed one is unpacked."""
     return _TO_JSON[type(value)](value)
 
 
@@ -110,6 +127,14 @@ def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return distinct
 
 
+def _ordered(value: Value) -> Value:
+    if type(value) is list:
+        return [_ordered(item) for item in value]
+    if type(value) is dict:
+        return {key: _ordered(value[key]) for key in sorted(value, key=pack)}
+    return value
+
+
 _CONTAINERS = frozenset((list, dict))
 
 
@@ -144,6 +169,7 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     bytes: lambda data: {"$b": _base64(data)},
     list: lambda items: [to_json(item) for item in items],
     dict: _dict_to_json,
+    Packed: lambda packed: to_json(unpack(packed)),
     msgpack.Timestamp: lambda moment: {"$t": [moment.seconds, moment.nanoseconds]},
     msgpack.ExtType: lambda ext: {"$x": [ext.code, _base64(ext.data)]},
 }

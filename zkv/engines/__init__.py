@@ -14,11 +14,23 @@ from typing import Any, NamedTuple, Protocol
 from zkv.operations import Arguments, Operation
 
 
+class Session(Protocol):
+    """What makes a request happen once: whose it is, which one, and whether it is resent."""
+
+    @property
+    def id(self) -> str | bytes: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def retry(self) -> bool: ...
+
+
 class Call(NamedTuple):
     """One request, as an engine sees it."""
 
     run: Operation
     args: Arguments
+    session: Session | None = None
 
 
 class Outcome(NamedTuple):
@@ -30,6 +42,10 @@ class Outcome(NamedTuple):
 
 class Engine(Protocol):
     """A store of keys. Safe to use from many threads."""
+
+    @property
+    def revision(self) -> int:
+        """The newest revision that is as durable as the engine was asked to make it."""
 
     def execute(self, calls: Sequence[Call]) -> list[Outcome]:
         """Runs the calls in order, each all or nothing, and returns an outcome for each.

@@ -2,30 +2,38 @@
 
     header      {"zkv":1,"file":"journal","store":"…","rev":1000,"crc":"…"}
     a revision  {"rev":1043,"time":"2026-11-22T19:04:11.123456Z","put":{"user:1":{"name":"Ada"}},
-                 "delete":["x"],"expires":{"user:1":1795377851.1},"batch":1040,"crc":"…"}
+                 "delete":["x"],"expires":{"user:1":1795377851.1},
+                 "session":["worker-7",12,{"version":1043}],"batch":1040,"crc":"…"}
     footer      {"end":"journal","rev":1043,"crc":"…"}
 
 The header's `rev` is the first revision that may follow. Empty fields are left out. `batch`
 is the first revision of the lines that were synced together: a line of batch B proves that
 everything before B was on disk before it was written. A footer closes a segment; only the
 segment that is being written has none, or the one whose writer died.
+
+Where writes are acknowledged before they are synced, the header also has `reserved`: the
+last revision that may be given out from this segment. If its writer dies, the footer that
+the next start writes has it too, and revisions go on behind it: none is ever used twice.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, NamedTuple
 
 from zkv import values
-from zkv.engines import line
+from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
 from zkv.errors import DiskFailed
 from zkv.transaction import Commit, Entry
 
 PREFIX: Final = "journal-"
+RESERVED: Final = 1_000_000
+"""Revisions that a segment may give out before they are synced."""
+
 Fsync = Literal["always", "interval", "never"]
 
 
@@ -38,6 +46,11 @@ class Record(NamedTuple):
 
 def name_of(first: int) -> str:
     return f"{PREFIX}{first:020d}.jsonl"
+
+
+def header(store: str, first: int, reserved: int | None = None) -> bytes:
+    """The first line of a segment."""
+    return line.header("journal", store, first, **_given(reserved=reserved))
 
 
 def record_line(commit: Commit, batch: int, seed: int) -> bytes:
@@ -58,6 +71,8 @@ def record_line(commit: Commit, batch: int, seed: int) -> bytes:
         if entry is not None and entry.deadline is not None
     }:
         fields["expires"] = expires
+    if commit.completed is not None:
+        fields["session"] = sessions.to_json(commit.completed)
     fields["batch"] = batch
     return line.seal(fields, seed)
 
@@ -68,17 +83,18 @@ def read_record(fields: dict[str, Any]) -> Record:
         revision, expires = fields["rev"], fields.get("expires", {})
         changes: dict[str, Entry | None] = dict.fromkeys(fields.get("delete", ()))
         for key, plain in fields.get("put", {}).items():
-            packed = values.pack(values.from_json(plain))
+            packed = values.Packed(values.pack(values.from_json(plain)))
             changes[key] = Entry(packed, revision, expires.get(key))
         time = datetime.fromisoformat(fields["time"]).timestamp()
-        return Record(Commit(revision, time, changes), fields["batch"])
+        completed = sessions.from_json(fields["session"]) if "session" in fields else None
+        return Record(Commit(revision, time, changes, completed), fields["batch"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a line of a journal: {error!r}") from None
 
 
-def footer(revision: int, seed: int) -> bytes:
+def footer(revision: int, seed: int, reserved: int | None = None) -> bytes:
     """The line that closes a segment whose last revision is this one."""
-    return line.seal({"end": "journal", "rev": revision}, seed)
+    return line.seal({"end": "journal", "rev": revision, **_given(reserved=reserved)}, seed)
 
 
 class Journal:
@@ -89,11 +105,11 @@ class Journal:
     the asked-for durability holds; it only grows.
     """
 
-    def __init__(self, disk: Disk, store: str, revision: int, fsync: Fsync) -> None:
-        """Starts the segment that follows this revision."""
+    def __init__(self, disk: Disk, store: str, revision: int, first: int, fsync: Fsync) -> None:
+        """Starts the segment of the revisions from `first` on; `revision` is the latest."""
         self.confirmed = revision
         self.bytes = 0
-        self.first = revision + 1
+        self.first = first
         self._disk = disk
         self._store = store
         self._seed = line.seed_of(store)
@@ -130,10 +146,7 @@ class Journal:
         """Closes the segment and starts the next one."""
         with self._writing:
             self._guarded(self._write_pending)
-            if self.confirmed >= self.first:
-                self._guarded(self._end_segment)
-                self.first = self.confirmed + 1
-                self._guarded(self._next_segment)
+            self._guarded(self._next_segment)
 
     def close(self) -> None:
         """Writes what is pending and closes the segment; an empty one goes."""
@@ -143,32 +156,37 @@ class Journal:
 
     def _write_pending(self) -> None:
         commits = [self._pending.popleft() for _ in range(len(self._pending))]
-        if commits:
-            batch = commits[0].revision
-            lines = [record_line(commit, batch, self._seed) for commit in commits]
-            self._write(lines)
-            if self._fsync == "always":
-                self._disk.sync(self._handle)
-            self.confirmed = commits[-1].revision
+        if not commits:
+            return
+        batch = commits[0].revision
+        self._write(b"".join([record_line(commit, batch, self._seed) for commit in commits]))
+        if self._fsync == "always":
+            self._disk.sync(self._handle)
+        self.confirmed = commits[-1].revision
+        # No batch is ever as large as the other half.
+        if self._reserved is not None and self.confirmed > self._reserved - RESERVED // 2:
+            self._next_segment()
 
-    def _write(self, lines: Iterable[bytes]) -> None:
-        data = b"".join(lines)
+    def _write(self, data: bytes) -> None:
         self._disk.write(self._handle, data)
         self.bytes += len(data)
 
     def _start_segment(self) -> int:
+        self._reserved = None if self._fsync == "always" else self.first + RESERVED - 1
         handle = self._disk.create(name_of(self.first))
-        self._disk.write(handle, line.header("journal", self._store, self.first))
+        self._disk.write(handle, header(self._store, self.first, self._reserved))
         self._disk.sync(handle)
         self._disk.sync_folder()
         return handle
 
     def _next_segment(self) -> None:
-        self._handle = self._start_segment()
-        self.bytes = 0
+        if self.confirmed >= self.first:
+            self._end_segment()
+            self.first = self.confirmed + 1
+            self._handle = self._start_segment()
 
     def _end_segment(self) -> None:
-        self._write([footer(self.confirmed, self._seed)])
+        self._write(footer(self.confirmed, self._seed))
         self._disk.sync(self._handle)
         self._disk.close(self._handle)
 
@@ -185,6 +203,10 @@ class Journal:
             except OSError as error:
                 self._failure = error
         raise DiskFailed(f"the journal cannot be written: {self._failure}")
+
+
+def _given(**fields: int | None) -> dict[str, int]:
+    return {name: it for name, it in fields.items() if it is not None}
 
 
 def _iso(seconds: float) -> str:

@@ -52,14 +52,14 @@ def unseal(line: bytes, seed: int) -> dict[str, Any]:
     return fields
 
 
-def header(kind: str, store: str, revision: int) -> bytes:
+def header(kind: str, store: str, revision: int, **more: int) -> bytes:
     """The first line of a file: its kind, whose it is, and where it stands in history."""
-    fields = {"zkv": FORMAT, "file": kind, "store": store, "rev": revision}
+    fields = {"zkv": FORMAT, "file": kind, "store": store, "rev": revision, **more}
     return seal(fields, seed_of(store))
 
 
-def read_header(line: bytes, kind: str) -> tuple[str, int]:
-    """The store id and revision of a header; raises ValueError with a sentence."""
+def read_header(line: bytes, kind: str) -> dict[str, Any]:
+    """The fields of a header; raises ValueError with a sentence."""
     try:
         fields = _decode(line)
         store, version = fields["store"], fields["zkv"]
@@ -70,4 +70,4 @@ def read_header(line: bytes, kind: str) -> tuple[str, int]:
     fields = unseal(line, seed_of(str(store)))
     if fields["file"] != kind:
         raise ValueError(f"it is a {fields['file']}, not a {kind}")
-    return store, fields["rev"]
+    return fields

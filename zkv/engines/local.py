@@ -19,13 +19,17 @@ from zkv.engines.compaction import compact
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync, Journal
 from zkv.engines.recovery import recover, settle
-from zkv.errors import Damaged, DiskFailed, Unavailable
-from zkv.transaction import Commit, Transaction
+from zkv.engines.sessions import SESSIONS_MAX
+from zkv.errors import Damaged, DiskFailed, Error, RequestError, Unavailable
+from zkv.transaction import Commit, Completed, Entry, Transaction
 
 log = logging.getLogger(__name__)
 
 SYNC_INTERVAL_S: Final = 1.0
 """How often `fsync="interval"` syncs: what a power failure can take."""
+
+SWEEP_KEYS_MAX: Final = 1000
+"""Expired keys that are removed by one revision."""
 
 JOURNAL_BYTES_MIN: Final = 64 * 2**20
 """A running store is compacted when its journal is larger than its snapshot and than this."""
@@ -71,6 +75,7 @@ class LocalEngine:
             if self._closed.is_set():
                 raise Unavailable("the store is closed")
             now = self._clock()
+            self._sweep(now)
             outcomes = [self._run(call, now) for call in calls]
         try:
             self._journal.confirm(max(outcome.revision for outcome in outcomes))
@@ -84,6 +89,8 @@ class LocalEngine:
             "store": self.store,
             "keys": len(self._table),
             "fsync": self._fsync,
+            "sessions": len(self._table.sessions),
+            "sessions_max": SESSIONS_MAX,
             "journal_bytes": self._closed_bytes + self._journal.bytes,
             "snapshot_bytes": self._snapshot_bytes,
         }
@@ -103,7 +110,7 @@ class LocalEngine:
             self._journal.close()
             journal_bytes = self._closed_bytes + self._journal.bytes
             if journal_bytes and journal_bytes + self._snapshot_bytes <= STOP_BYTES_MAX:
-                compact(self._disk, self.store, self._table.revision)
+                compact(self._disk, self.store, self._table.next_revision - 1)
         finally:
             self._folder_lock.close()
 
@@ -116,26 +123,58 @@ class LocalEngine:
         self.store = found.store or uuid.uuid4().hex
         self._closed_bytes = found.journal_bytes
         self._snapshot_bytes = found.snapshot_bytes
-        self._journal = Journal(self._disk, self.store, self._table.revision, self._fsync)
+        self._journal = Journal(
+            self._disk, self.store, self._table.revision, self._table.next_revision, self._fsync
+        )
 
     def _run(self, call: Call, now: float) -> Outcome:
         """One call, under the lock."""
         t = Transaction(self._table, now)
+        session, sessions = call.session, self._table.sessions
+        if session is not None:
+            try:
+                known = sessions.recall(session.id, session.seq, session.retry)
+            except Error as error:
+                return Outcome(error, self._journal.confirmed)
+            if known is not None:
+                return Outcome(*known)
         try:
             result = call.run(t, call.args)
         except BaseException as error:  # even SystemExit: the client waits for an answer
-            return Outcome(error, self._true_of(t))
-        if not t.changes:
+            revision = self._true_of(t)
+            if session is not None and isinstance(error, RequestError):
+                sessions.remember(session.id, session.seq, error, revision)
+            return Outcome(error, revision)
+        if session is not None:
+            completed = Completed(session.id, session.seq, result)
+            self._commit(Commit(t.revision, now, t.changes, completed))
+        elif t.changes:
+            self._commit(Commit(t.revision, now, t.changes))
+        else:
             return Outcome(result, self._true_of(t))
-        commit = Commit(t.revision, now, t.changes)
+        return Outcome(result, t.revision)
+
+    def _commit(self, commit: Commit) -> None:
         self._table.apply(commit)
         self._journal.append(commit)
-        return Outcome(result, t.revision)
+
+    def _sweep(self, now: float) -> None:
+        """Removes what has expired, before anything can see it."""
+        while due := self._table.due(now, SWEEP_KEYS_MAX):
+            changes: dict[str, Entry | None] = dict.fromkeys(due)
+            self._commit(Commit(self._table.next_revision, now, changes))
+
+    def _true_of(self, t: Transaction) -> int:
+        return max(t.seen, self._journal.confirmed)
 
     def _keep(self) -> None:
         """What has to be done by the clock, until the store is closed."""
         while not self._closed.wait(SYNC_INTERVAL_S):
             try:
+                with self._lock:
+                    self._sweep(self._clock())
+                    revision = self._table.revision
+                self._journal.confirm(revision)
                 if self._fsync == "interval":
                     self._journal.sync()
                 info = self.info()
@@ -158,6 +197,3 @@ class LocalEngine:
         self._closed_bytes, self._snapshot_bytes = 0, merged.bytes
         seconds = time.monotonic() - started
         log.info("compacted to revision %d in %.2f s", merged.revision, seconds)
-
-    def _true_of(self, t: Transaction) -> int:
-        return max(t.seen, self._journal.confirmed)

@@ -16,13 +16,20 @@ from zkv.engines.table import Table
 from zkv.errors import Damaged
 
 
-class Tail(NamedTuple):
-    """Where the good lines of a segment end whose writer died, and what stands behind."""
+class Segment(NamedTuple):
+    """What a segment holds, up to the end of its last good line."""
 
     name: str
+    store: str | None
+    """None if its writer died before the header was on disk."""
     offset: int
-    torn_bytes: int
-    revision: int
+    """Where the good lines end."""
+    torn_bytes: int = 0
+    """What stands behind them."""
+    closed: bool = False
+    empty: bool = True
+    revision: int = 0
+    reserved: int | None = None
 
 
 class Recovered(NamedTuple):
@@ -30,17 +37,12 @@ class Recovered(NamedTuple):
 
     store: str | None
     table: Table
-    tail: Tail | None
+    tail: Segment | None
+    """The last segment, if its writer died."""
     obsolete: list[str]
     """Files that nothing needs; a crash may leave some."""
     journal_bytes: int
     snapshot_bytes: int
-
-
-class _Segment(NamedTuple):
-    store: str | None
-    offset: int
-    closed: bool
 
 
 def recover(disk: Disk) -> Recovered:
@@ -49,20 +51,19 @@ def recover(disk: Disk) -> Recovered:
     snapshots = [name for name in names if _is_one_of(name, snapshot.PREFIX)]
     segments = [name for name in names if _is_one_of(name, journal.PREFIX)]
     obsolete = [name for name in names if name.endswith(".jsonl.tmp")] + snapshots[:-1]
-    table, store, tail, journal_bytes = Table(), None, None, 0
+    store, tail, journal_bytes, saved = None, None, 0, 0
+    table = Table()
     if snapshots:
-        store, table.revision = snapshot.read_header(disk, snapshots[-1])
-        for key, entry in snapshot.read(disk, snapshots[-1], store):
-            table.load(key, entry)
-    saved = table.revision
+        store, table = snapshot.load(disk, snapshots[-1])
+        saved = table.revision
     for name in segments:
         segment = _replay(disk, name, store, table)
         store = segment.store or store
         if not segment.closed:
             if name != segments[-1]:
                 raise Damaged(f"{name}: it ends at byte {segment.offset} without its footer")
-            tail = Tail(name, segment.offset, disk.size(name) - segment.offset, table.revision)
-        elif table.revision <= saved:
+            tail = segment
+        elif table.next_revision <= saved + 1:
             obsolete.append(name)
             continue
         journal_bytes += segment.offset
@@ -80,12 +81,12 @@ def settle(disk: Disk, found: Recovered) -> str | None:
     set_aside = None
     for name in found.obsolete:
         disk.unlink(name)
-    if found.tail is not None:
-        tail = found.tail
+    tail = found.tail
+    if tail is not None:
         if tail.torn_bytes:
             set_aside = f"{tail.name}.torn-{time.time_ns()}"
-            _copy(disk, tail.name, set_aside, range(tail.offset, tail.offset + tail.torn_bytes))
-        _close_segment(disk, found, tail)
+            _copy(disk, tail.name, set_aside, tail.offset, tail.offset + tail.torn_bytes)
+        _close(disk, tail)
     disk.sync_folder()
     return set_aside
 
@@ -94,42 +95,55 @@ def _is_one_of(name: str, prefix: str) -> bool:
     return name.startswith(prefix) and name.endswith(".jsonl")
 
 
-def _replay(disk: Disk, name: str, store: str | None, table: Table) -> _Segment:
+def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
     """Applies a segment's revisions that the table has not seen yet."""
-    lines = disk.lines(name)
+    size, lines = disk.size(name), disk.lines(name)
     head = next(lines, b"")
     try:
-        own, first = line.read_header(head, "journal")
+        header = line.read_header(head, "journal")
     except ValueError as error:
         if isinstance(error, line.OtherFormat) or _has_lines(head, *lines):
             raise Damaged(f"{name}: {error}") from None
-        return _Segment(None, 0, False)  # its writer died while making it
-    if store is not None and own != store:
+        return Segment(name, None, 0, size)
+    seed, first, reserved = line.seed_of(header["store"]), header["rev"], header.get("reserved")
+    if store is not None and header["store"] != store:
         raise Damaged(f"{name}: it belongs to another store")
-    if first > table.revision + 1:
-        raise Damaged(f"{name}: revisions {table.revision + 1} to {first - 1} are missing")
-    seed, offset, expected = line.seed_of(own), len(head), first
+    if first > table.next_revision:
+        raise Damaged(f"{name}: revisions {table.next_revision} to {first - 1} are missing")
+    offset, expected, closed = len(head), first, False
     for one in lines:
         try:
             fields = line.unseal(one, seed)
-            if "end" in fields:
-                if fields["rev"] != expected - 1 or offset + len(one) != disk.size(name):
-                    raise Damaged(f"{name}: the footer does not fit what stands around it")
-                return _Segment(own, offset + len(one), True)
-            record = journal.read_record(fields)
+            record = None if "end" in fields else journal.read_record(fields)
         except ValueError:
             _refuse_if_synced(disk, name, offset, seed, expected)
             break
+        offset += len(one)
+        if record is None:
+            if fields["rev"] != expected - 1 or offset != size:
+                raise Damaged(f"{name}: the footer at byte {offset - len(one)} does not fit")
+            closed, reserved = True, fields.get("reserved")
+            break
         if record.commit.revision != expected:
             raise Damaged(
-                f"{name}: revision {record.commit.revision} at byte {offset}, "
+                f"{name}: revision {record.commit.revision} at byte {offset - len(one)}, "
                 f"where {expected} should stand"
             )
         if expected > table.revision:
             table.apply(record.commit)
-        offset += len(one)
         expected += 1
-    return _Segment(own, offset, False)
+    if reserved is not None:
+        table.next_revision = max(table.next_revision, reserved + 1)
+    return Segment(
+        name,
+        header["store"],
+        offset,
+        torn_bytes=size - offset,
+        closed=closed,
+        empty=expected == first,
+        revision=expected - 1,
+        reserved=reserved,
+    )
 
 
 def _has_lines(*lines: bytes) -> bool:
@@ -151,26 +165,24 @@ def _refuse_if_synced(disk: Disk, name: str, offset: int, seed: int, expected: i
             )
 
 
-def _close_segment(disk: Disk, found: Recovered, tail: Tail) -> None:
-    empty = found.store is None or tail.name == journal.name_of(tail.revision + 1)
-    if empty:
+def _close(disk: Disk, tail: Segment) -> None:
+    """Ends a segment with the footer that its writer could not write."""
+    if tail.store is None or (tail.empty and tail.reserved is None):
         disk.unlink(tail.name)
         return
-    assert found.store is not None
     aside = tail.name + ".tmp"
-    footer = journal.footer(tail.revision, line.seed_of(found.store))
-    _copy(disk, tail.name, aside, range(tail.offset), footer)
+    footer = journal.footer(tail.revision, line.seed_of(tail.store), tail.reserved)
+    _copy(disk, tail.name, aside, 0, tail.offset, footer)
     disk.rename(aside, tail.name)
 
 
-def _copy(disk: Disk, name: str, new: str, part: range, end: bytes = b"") -> None:
-    """Writes a part of a file, and an end, to a new file, and syncs it."""
+def _copy(disk: Disk, name: str, new: str, start: int, stop: int, end: bytes = b"") -> None:
+    """Writes the bytes from start to stop, and an end, to a new file, and syncs it."""
     handle = disk.create(new)
     try:
-        left = len(part)
-        for one in disk.lines(name, part.start):
-            disk.write(handle, one[:left])
-            left -= min(left, len(one))
+        for one in disk.lines(name, start):
+            disk.write(handle, one[: stop - start])
+            start += min(len(one), stop - start)
         disk.write(handle, end)
         disk.sync(handle)
     finally:

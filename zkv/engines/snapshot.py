@@ -1,10 +1,12 @@
-"""A whole state in one file, sorted by key: `snapshot-<revision>.jsonl`.
+"""A whole state in one file: `snapshot-<revision>.jsonl`.
 
     header    {"zkv":1,"file":"snapshot","store":"…","rev":1043,"crc":"…"}
     a key     {"key":"user:1","value":{"name":"Ada"},"version":1043,"crc":"…"}
-    footer    {"end":"snapshot","rev":1043,"count":1,"crc":"…"}
+    a session {"session":["worker-7",12,{"version":1043}],"rev":1043,"crc":"…"}
+    footer    {"end":"snapshot","rev":1043,"count":2,"crc":"…"}
 
-It is written aside, synced, read again, and only then given its name.
+Keys come sorted; then sessions, the one unused for longest first. It is written aside,
+synced, read again, and only then given its name.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from zkv import values
-from zkv.engines import line
+from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
+from zkv.engines.table import Table
 from zkv.errors import Damaged
-from zkv.transaction import Entry
+from zkv.transaction import Completed, Entry
+from zkv.values import Packed
 
 PREFIX: Final = "snapshot-"
 _WRITE_BYTES: Final = 2**20
@@ -38,11 +42,15 @@ def entry_line(key: str, entry: Entry, seed: int) -> bytes:
     return line.seal(fields, seed)
 
 
-def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> int:
-    """Makes the snapshot of these entry lines durable under its name; returns its bytes.
+def session_line(completed: Completed, revision: int, seed: int) -> bytes:
+    """The line of one session."""
+    return line.seal({"session": sessions.to_json(completed), "rev": revision}, seed)
 
-    The lines come sorted by key. Raises OSError; a file without its footer is then left
-    under a name that no start reads.
+
+def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> int:
+    """Makes the snapshot of these lines durable under its name; returns its bytes.
+
+    Raises OSError or Damaged; what was written then has a name that no start reads.
     """
     seed, name = line.seed_of(store), name_of(revision)
     aside = name + ".tmp"
@@ -63,33 +71,46 @@ def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> int:
         disk.sync(handle)
     finally:
         disk.close(handle)
-    for _ in read_lines(disk, aside, store):
+    for _ in read(disk, aside, store):
         pass
     disk.rename(aside, name)
     disk.sync_folder()
     return disk.size(name)
 
 
-def read(disk: Disk, name: str, store: str) -> Iterator[tuple[str, Entry]]:
-    """Each key with its entry, in order; raises Damaged unless the file is whole."""
-    for fields, _ in read_lines(disk, name, store):
-        packed = values.pack(values.from_json(fields["value"]))
-        yield fields["key"], Entry(packed, fields["version"], fields.get("expires"))
+def load(disk: Disk, name: str) -> tuple[str, Table]:
+    """The store id and the state in a snapshot; raises Damaged unless the file is whole."""
+    header = read_header(disk, name)
+    table = Table()
+    for fields, _ in read(disk, name, header["store"]):
+        if "key" in fields:
+            packed = Packed(values.pack(values.from_json(fields["value"])))
+            table.load(fields["key"], Entry(packed, fields["version"], fields.get("expires")))
+        else:
+            session, seq, reply = sessions.from_json(fields["session"])
+            table.sessions.remember(session, seq, reply, fields["rev"])
+    table.revision = header["rev"]
+    table.next_revision = table.revision + 1
+    return header["store"], table
 
 
-def read_header(disk: Disk, name: str) -> tuple[str, int]:
-    """The store id and the revision of a snapshot; raises Damaged."""
+def read_header(disk: Disk, name: str) -> dict[str, Any]:
+    """The fields of a snapshot's header; raises Damaged."""
     try:
-        store, revision = line.read_header(next(disk.lines(name), b""), "snapshot")
+        return line.read_header(next(disk.lines(name), b""), "snapshot")
     except ValueError as error:
         raise Damaged(f"{name}: {error}") from None
-    return store, revision
 
 
-def read_lines(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Each entry line, decoded and as it stands; raises Damaged unless the file is whole."""
+def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each line of a key or session, decoded and as it stands.
+
+    Raises Damaged, at the latest at the end, unless the file is whole.
+    """
+    header = read_header(disk, name)
+    if header["store"] != store:
+        raise Damaged(f"{name}: it belongs to another store")
     seed, count, offset, last = line.seed_of(store), 0, 0, ""
-    revision = read_header(disk, name)[1]
     for number, one in enumerate(disk.lines(name)):
         try:
             fields = line.unseal(one, seed)
@@ -99,14 +120,17 @@ def read_lines(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, An
         if number == 0:
             continue
         if "end" in fields:
-            if fields != {"end": "snapshot", "rev": revision, "count": count}:
-                raise Damaged(f"{name}: the footer does not fit what stands before it")
-            if offset != disk.size(name):
-                raise Damaged(f"{name}: bytes behind the footer, at byte {offset}")
+            wanted = {"end": "snapshot", "rev": header["rev"], "count": count}
+            if fields != wanted or offset != disk.size(name):
+                raise Damaged(f"{name}: the footer at byte {offset - len(one)} does not fit")
             return
-        if fields["key"] <= last:
-            raise Damaged(f"{name}: keys out of order at byte {offset - len(one)}")
-        last = fields["key"]
+        key = fields.get("key", _BEHIND_KEYS)
+        if key <= last and key != _BEHIND_KEYS:
+            raise Damaged(f"{name}: out of order at byte {offset - len(one)}")
+        last = key
         count += 1
         yield fields, one
     raise Damaged(f"{name}: it ends at byte {offset} without its footer")
+
+
+_BEHIND_KEYS: Final = "\U0010ffff" * 1024  # sorts behind every key

@@ -1,0 +1,38 @@
+"""A store in this process: the engine and the service of the server, without its sockets.
+
+A request is still made into bytes and back, so that what a caller got or gave can be
+changed by it without changing the store.
+"""
+
+from __future__ import annotations
+
+import os
+
+from zkv import protocol
+from zkv.engines.disk import Disk
+from zkv.engines.journal import Fsync
+from zkv.engines.local import LocalEngine
+from zkv.service import Service
+from zkv.store import Fields, Store
+
+
+class Embedded(Store):
+    """A store on a data folder, which no other process can use meanwhile.
+
+    Any number of threads may share it. Opening raises a StartError; after the disk has
+    failed every method raises Unavailable. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, version: str, fsync: Fsync = "always"
+    ) -> None:
+        self._engine = LocalEngine(Disk(folder), fsync=fsync)
+        self._service = Service(self._engine, version)
+
+    def close(self) -> None:
+        """Brings everything to disk and frees the folder; a second call does nothing."""
+        self._engine.close()
+
+    def _request(self, op: str, fields: Fields, *, writes: bool) -> Fields:
+        body = protocol.encode_request(op, fields)
+        return protocol.decode_reply(self._service.handle([body])[0])

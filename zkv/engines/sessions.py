@@ -1,0 +1,71 @@
+"""The latest request of each session and its reply, so that a request sent again runs once.
+
+(RIFL, SOSP'15; client sessions in the Raft thesis, 6.3.) A session has one request under
+way at a time, so one reply is enough. When there are too many, the one unused for longest
+leaves. No lock and no file may live here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from zkv import values
+from zkv.errors import SessionLost, Stale
+from zkv.transaction import Completed
+
+SESSIONS_MAX: Final = 100_000
+
+Result = Mapping[str, Any] | BaseException
+
+
+class Sessions:
+    """Which request of each session was the latest, and what it came to."""
+
+    def __init__(self) -> None:
+        self._latest: dict[str | bytes, tuple[int, Result, int]] = {}  # unused for longest first
+
+    def __len__(self) -> int:
+        return len(self._latest)
+
+    def recall(self, session: str | bytes, seq: int, retry: bool) -> tuple[Result, int] | None:
+        """The result and revision of this very request, or None if it has to be run now.
+
+        Raises Stale for one before the latest, and SessionLost for a resent request of a
+        session that is not known: it may have run, so it must not run now.
+        """
+        found = self._latest.get(session)
+        if found is None:
+            if retry:
+                raise SessionLost("the session is not known; whether the request ran is not known")
+            return None
+        latest, result, revision = found
+        if seq < latest:
+            raise Stale(f"the session is past seq {seq}: its latest is {latest}")
+        return (result, revision) if seq == latest else None
+
+    def remember(self, session: str | bytes, seq: int, result: Result, revision: int) -> None:
+        """Makes this request the session's latest. A failure changes nothing on disk."""
+        self._latest.pop(session, None)
+        self._latest[session] = seq, result, revision
+        if len(self._latest) > SESSIONS_MAX:
+            del self._latest[next(iter(self._latest))]
+
+    def completed(self) -> Iterator[tuple[Completed, int]]:
+        """The latest request of each session, with its revision, unless it failed."""
+        for session, (seq, result, revision) in self._latest.items():
+            if isinstance(result, Mapping):
+                yield Completed(session, seq, result), revision
+
+
+def to_json(completed: Completed) -> list[Any]:
+    """[session, seq, fields of the reply], as the data files have it."""
+    fields = {name: values.to_json(it) for name, it in completed.fields.items()}
+    return [values.to_json(completed.session), completed.seq, fields]
+
+
+def from_json(plain: Any) -> Completed:
+    """The request that `to_json` was given; raises ValueError for anything else."""
+    session, seq, fields = plain
+    named = {name: values.from_json(it) for name, it in fields.items()}
+    return Completed(values.from_json(session), seq, named)
