@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).resolve().parent.parent / "zkv"
 ROWS = (
     {"errors", "logs"},
     {"values", "engines.disk", "engines.line"},
-    {"protocol", "transaction"},
+    {"fields", "transaction"},
+    {"requests"},
+    {"protocol"},
     {"operations", "engines.sessions"},
     {"engines.journal", "engines.table"},
     {"engines.snapshot"},

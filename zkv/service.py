@@ -11,24 +11,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
-from zkv import protocol, values
+from zkv import protocol, requests
 from zkv.engines import Call, Engine, Outcome
 from zkv.errors import Error, Internal, StartError, Unavailable
 from zkv.operations import OPERATIONS, Fields
-from zkv.protocol import ABSENT
+from zkv.requests import ABSENT
 
 log = logging.getLogger(__name__)
 operation_log = logging.getLogger("zkv.operations")
-
-LIMITS: Final = {
-    "message_bytes": protocol.MESSAGE_BYTES_MAX,
-    "key_bytes": protocol.KEY_BYTES_MAX,
-    "value_depth": values.DEPTH_MAX,
-    "value_items": values.ITEMS_MAX,
-    "list_items": protocol.LIST_ITEMS_MAX,
-}
 
 
 class _Parsed(NamedTuple):
@@ -68,7 +60,7 @@ class Service:
             if "id" in fields:
                 protocol.check_id(fields["id"])
                 request_id = fields.pop("id")
-            op, args, session = protocol.check_request(fields)
+            op, args, session = requests.check(fields)
             return _Parsed(request_id, op, Call(self._operations[op], args, session))
         except BaseException as error:
             return _Parsed(request_id, op, Call(_raise, {"error": error}))
@@ -89,7 +81,7 @@ class Service:
             "version": self._version,
             "protocol": protocol.VERSION,
             "started": self._started,
-            "limits": LIMITS,
+            "limits": protocol.LIMITS,
             "counters": {"requests": dict(requests), "errors": dict(errors)},
             **self._engine.info(),
         }

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from zkv.errors import Conflict, NotFound
-from zkv.protocol import ABSENT, OPS
+from zkv.requests import ABSENT, OPS
 
 Number = int | float
 Fields = dict[str, Any]

@@ -47,7 +47,7 @@ def pack(value: Value) -> bytes:
     return msgpack.packb(value)
 
 
-def unpack(packed: bytes) -> Value:
+def unpack(packed: bytes, *, unicode_errors: str = "strict") -> Value:
     """The value of what `pack` made, or of what a client sent.
 
     Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
@@ -55,11 +55,16 @@ def unpack(packed: bytes) -> Value:
     map of more than `ITEMS_MAX` items, map keys that are containers or that collide.
     """
     try:
-        return _unpack(packed, strict_map_key=True)
+        return _unpack(packed, strict_map_key=True, unicode_errors=unicode_errors)
     except ValueError as error:
         if "strict_map_key" not in str(error):
             raise
-    return _unpack(packed, strict_map_key=False, object_pairs_hook=_dict_of_distinct)
+    return _unpack(
+        packed,
+        strict_map_key=False,
+        object_pairs_hook=_dict_of_distinct,
+        unicode_errors=unicode_errors,
+    )
 
 
 def equal(one: bytes, other: bytes) -> bool:

@@ -1,0 +1,162 @@
+"""What a field of a request may hold: one check for each kind of field, and the limits.
+
+`check_…(name, given)` returns what an operation gets, or raises BadRequest or TooLarge with
+the field's name in a sentence and in the details. Which op has which fields is described in
+`protocol`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from zkv import values
+from zkv.errors import BadRequest, RequestError, TooLarge
+from zkv.values import Packed
+
+KEY_BYTES_MAX: Final = 1024
+TXN_OPS_MAX: Final = 1024
+LIST_ITEMS_MAX: Final = 10_000
+
+
+def check_key(name: str, given: Any) -> str:
+    if not given:
+        raise BadRequest(f"{name} must be a str of 1..{KEY_BYTES_MAX} bytes", field=name)
+    return check_prefix(name, given)
+
+
+def check_prefix(name: str, given: Any) -> str:
+    if type(given) is not str:
+        raise BadRequest(f"{name} must be a str, not {_kind(given)}", field=name)
+    if len(given) * 4 > KEY_BYTES_MAX and (size := len(given.encode())) > KEY_BYTES_MAX:
+        raise TooLarge(
+            f"{name} has {size} bytes, the limit is {KEY_BYTES_MAX}",
+            field=name, limit=KEY_BYTES_MAX, size=size,
+        )  # fmt: skip
+    return given
+
+
+def check_value(name: str, given: Any) -> Packed:
+    try:
+        values.check_depth(given)
+    except BadRequest as error:
+        raise BadRequest(error.message, field=name, **error.details) from None
+    return Packed(values.pack(given))
+
+
+def check_flag(name: str, given: Any) -> bool:
+    if type(given) is not bool:
+        raise BadRequest(f"{name} must be true or false, not {_kind(given)}", field=name)
+    return given
+
+
+def check_number(name: str, given: Any) -> int | float:
+    if type(given) is int or (type(given) is float and math.isfinite(given)):
+        return given
+    raise BadRequest(f"{name} must be an int or a finite float, not {_kind(given)}", field=name)
+
+
+def check_ttl(name: str, given: Any) -> int | float:
+    seconds = check_number(name, given)
+    if seconds <= 0:
+        raise BadRequest(f"{name} must be more than 0 seconds", field=name)
+    return seconds
+
+
+def check_ttl_or_never(name: str, given: Any) -> int | float | None:
+    return None if given is None else check_ttl(name, given)
+
+
+def check_version(name: str, given: Any) -> int:
+    if type(given) is not int or given < 0:
+        raise BadRequest(f"{name} must be an int of at least 0", field=name)
+    return given
+
+
+def check_conditions(name: str, given: Any) -> dict[str, Any]:
+    if type(given) is not dict or not given:
+        raise BadRequest(f"{name} must be a map with {', '.join(_CONDITIONS)}", field=name)
+    checked = {}
+    for condition, wanted in given.items():
+        check = _CONDITIONS.get(condition)
+        if check is None:
+            raise BadRequest(f"unknown condition {quoted(str(condition))}", field=name)
+        checked[condition] = check(f"{name}.{condition}", wanted)
+    return checked
+
+
+def check_guards(name: str, given: Any) -> list[tuple[str, dict[str, Any]]]:
+    guards = []
+    for index, guard in enumerate(check_array(name, given)):
+        if type(guard) is not dict or "key" not in guard:
+            raise BadRequest(f"{name}[{index}] must be a map with a key", field=name, index=index)
+        with inside(name, index):
+            key = check_key("key", guard.pop("key"))
+            guards.append((key, check_conditions(name, guard)))
+    return guards
+
+
+def check_array(name: str, given: Any) -> list[Any]:
+    if type(given) is not list:
+        raise BadRequest(f"{name} must be an array, not {_kind(given)}", field=name)
+    if len(given) > TXN_OPS_MAX:
+        raise BadRequest(
+            f"{name} has {len(given)} items, the limit is {TXN_OPS_MAX}",
+            field=name, limit=TXN_OPS_MAX, size=len(given),
+        )  # fmt: skip
+    return given
+
+
+@contextmanager
+def inside(name: str, index: int) -> Iterator[None]:
+    """Has an error say at which item of an array it arose."""
+    try:
+        yield
+    except RequestError as error:
+        details = {**error.details, "index": index}
+        raise type(error)(f"{name}[{index}]: {error.message}", **details) from None
+
+
+def check_limit(name: str, given: Any) -> int:
+    if type(given) is not int or not 1 <= given <= LIST_ITEMS_MAX:
+        raise BadRequest(f"{name} must be an int, 1..{LIST_ITEMS_MAX}", field=name)
+    return given
+
+
+def check_token(name: str, given: Any, bytes_max: int, or_else: str = "") -> None:
+    if type(given) is str:
+        size = len(given.encode())
+    elif type(given) is bytes:
+        size = len(given)
+    else:
+        size = 0
+    if not 1 <= size <= bytes_max:
+        raise BadRequest(
+            f"{name} must be {or_else}a str or bin of 1..{bytes_max} bytes", field=name
+        )
+
+
+def _kind(given: Any) -> str:
+    return _KINDS.get(type(given), "an ext")
+
+
+def shortened(text: str) -> str:
+    return text if len(text) <= 40 else text[:40] + "…"
+
+
+def quoted(text: str) -> str:
+    return repr(shortened(text))
+
+
+_KINDS: dict[type, str] = {
+    type(None): "nil", bool: "a bool", int: "an int", float: "a float", str: "a str",
+    bytes: "a bin", list: "an array", dict: "a map",
+}  # fmt: skip
+
+_CONDITIONS: dict[str, Callable[[str, Any], Any]] = {
+    "version": check_version,
+    "exists": check_flag,
+    "value": check_value,
+}

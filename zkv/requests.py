@@ -1,0 +1,242 @@
+"""What a request may be: every operation with its fields, and what its reply adds.
+
+`OPS` is the one description: the server checks against it, and clients and their help are
+made from it. What each kind of field may hold is in `fields`, what an operation does in
+`operations`. No byte of a message may be read or made here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from zkv.errors import BadRequest, UnknownOp
+from zkv.fields import (
+    KEY_BYTES_MAX,
+    LIST_ITEMS_MAX,
+    TXN_OPS_MAX,
+    check_array,
+    check_conditions,
+    check_flag,
+    check_guards,
+    check_key,
+    check_limit,
+    check_number,
+    check_prefix,
+    check_token,
+    check_ttl,
+    check_ttl_or_never,
+    check_value,
+    inside,
+    quoted,
+    shortened,
+)
+
+SESSION_BYTES_MAX: Final = 64
+ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
+"""Stands for a field that was not given, since nil is a value."""
+
+
+class Session(NamedTuple):
+    """What makes a write happen once: whose it is, which one, and whether it is sent again."""
+
+    id: str | bytes
+    seq: int
+    retry: bool
+
+
+class Request(NamedTuple):
+    """One request, checked: `args` holds every field of the op that was given or defaults."""
+
+    op: str
+    args: dict[str, Any]
+    session: Session | None = None
+
+
+class Field(NamedTuple):
+    """One field of a request: `check(name, given)` returns what the operation gets."""
+
+    kind: str
+    check: Callable[[str, Any], Any]
+    about: str
+    required: bool = False
+    default: Any = ABSENT
+
+
+class Op(NamedTuple):
+    """One operation as the wire knows it."""
+
+    about: str
+    fields: Mapping[str, Field]
+    replies: Mapping[str, str]
+    writes: bool = False
+    exclusive: tuple[str, ...] = ()
+    """Fields of which at most one may be given."""
+
+    def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a request with these fields; raises BadRequest or TooLarge."""
+        args = {}
+        for name, value in given.items():
+            field = self.fields.get(name)
+            if field is None:
+                raise BadRequest(f"unknown field {quoted(name)}", field=shortened(name))
+            args[name] = field.check(name, value)
+        for name, field in self.fields.items():
+            if name not in args:
+                if field.required:
+                    raise BadRequest(f"the field {name!r} is missing", field=name)
+                if field.default is not ABSENT:
+                    args[name] = field.default
+        if len(both := [name for name in self.exclusive if name in given]) > 1:
+            raise BadRequest(f"{' and '.join(both)} exclude each other", field=both[-1])
+        return args
+
+
+def check(fields: dict[str, Any]) -> Request:
+    """The request in a decoded map without its `id`; raises UnknownOp, BadRequest, TooLarge."""
+    op = _take_op(fields)
+    session = _take_session(fields, OPS[op]) if "session" in fields else None
+    return Request(op, OPS[op].check(fields), session)
+
+
+def _take_op(fields: dict[str, Any]) -> str:
+    op = fields.pop("op", ABSENT)
+    if op is ABSENT:
+        raise BadRequest("the field 'op' is missing", field="op")
+    if type(op) is not str:
+        raise BadRequest("op must be a str", field="op")
+    if op not in OPS:
+        raise UnknownOp(f"unknown op {quoted(op)}", field="op")
+    return op
+
+
+def _take_session(fields: dict[str, Any], op: Op) -> Session:
+    session, seq = fields.pop("session"), fields.pop("seq", ABSENT)
+    if not op.writes:
+        raise BadRequest("session is for writes", field="session")
+    check_token("session", session, SESSION_BYTES_MAX)
+    if type(seq) is not int or seq < 1:
+        raise BadRequest("seq must be an int of at least 1, beside session", field="seq")
+    return Session(session, seq, check_flag("retry", fields.pop("retry", False)))
+
+
+def _check_ops(name: str, given: Any) -> list[Request]:
+    requests = []
+    for index, fields in enumerate(check_array(name, given)):
+        if type(fields) is not dict:
+            raise BadRequest(f"{name}[{index}] must be a map", field=name, index=index)
+        with inside(name, index):
+            op = _take_op(fields)
+            if op not in TXN_OPS:
+                raise BadRequest(f"{op} cannot stand in a txn", field="op")
+            requests.append(Request(op, OPS[op].check(fields)))
+    return requests
+
+
+TXN_OPS: Final = frozenset(("get", "put", "delete", "incr", "expire", "list", "count"))
+
+_KEY = Field("key", check_key, f"1..{KEY_BYTES_MAX} bytes of UTF-8", required=True)
+_PREFIX = Field("prefix", check_prefix, "keys that begin with this; '' is every key", default="")
+_VALUE = Field("value", check_value, "nil is a value", required=True)
+_IF = Field("conditions", check_conditions, "a map: version, exists, value; all must hold")
+_OLD = Field("flag", check_flag, "reply with the value that was there", default=False)
+_VERSION = "the revision that last changed the key"
+
+OPS: Final[dict[str, Op]] = {
+    "ping": Op("answers, and changes nothing", {}, {}),
+    "info": Op(
+        "what the server is and what it holds",
+        {},
+        {
+            "name": "zkv",
+            "version": "of the server",
+            "protocol": "its version",
+            "started": "seconds since 1970",
+            "store": "the id of the data",
+            "keys": "how many",
+            "limits": "a map",
+            "counters": "a map",
+        },
+    ),
+    "get": Op(
+        "the value of a key",
+        {
+            "key": _KEY,
+            "default": _VALUE._replace(
+                about="for a missing key; version is then 0", required=False
+            ),
+        },
+        {"value": "as it was put", "version": _VERSION, "ttl": "seconds left, if it expires"},
+    ),
+    "put": Op(
+        "stores a value under a key, whether or not it was there",
+        {
+            "key": _KEY,
+            "value": _VALUE,
+            "ttl": Field("ttl", check_ttl, "seconds until the key expires; else it never does"),
+            "keep_ttl": Field("flag", check_flag, "it expires when it was to", default=False),
+            "if": _IF,
+            "return_old": _OLD,
+        },
+        {"version": _VERSION, "old": "what was there, if return_old and if there was"},
+        writes=True,
+        exclusive=("ttl", "keep_ttl"),
+    ),
+    "delete": Op(
+        "removes a key",
+        {"key": _KEY, "if": _IF, "return_old": _OLD},
+        {"version": "the version that was removed", "old": "what was there, if return_old"},
+        writes=True,
+    ),
+    "incr": Op(
+        "adds to a number",
+        {
+            "key": _KEY,
+            "by": Field("number", check_number, "what to add", default=1),
+            "initial": Field("number", check_number, "where a missing key starts", default=0),
+            "if": _IF,
+        },
+        {"value": "after adding", "version": _VERSION},
+        writes=True,
+    ),
+    "expire": Op(
+        "sets when a key expires",
+        {
+            "key": _KEY,
+            "ttl": Field("ttl", check_ttl_or_never, "seconds from now; nil: never", required=True),
+            "if": _IF,
+        },
+        {"version": _VERSION},
+        writes=True,
+    ),
+    "list": Op(
+        "keys in order, a page at a time",
+        {
+            "prefix": _PREFIX,
+            "after": Field("prefix", check_prefix, "start behind this key", default=""),
+            "limit": Field("limit", check_limit, f"1..{LIST_ITEMS_MAX} items", default=1000),
+            "values": Field("flag", check_flag, "values too", default=False),
+        },
+        {
+            "items": "[key, version] or [key, version, value], sorted by key",
+            "more": "whether keys follow",
+        },
+    ),
+    "count": Op("how many keys there are", {"prefix": _PREFIX}, {"count": "of keys"}),
+    "clear": Op(
+        "removes every key that begins with a prefix",
+        {"prefix": _PREFIX._replace(required=True, default=ABSENT)},
+        {"count": "of keys removed"},
+        writes=True,
+    ),
+    "txn": Op(
+        "does all of `then` if every condition holds, else all of `else`; or nothing at all",
+        {
+            "if": Field("guards", check_guards, "[{key, condition…} …]", default=()),
+            "then": Field("ops", _check_ops, f"up to {TXN_OPS_MAX} ops", required=True),
+            "else": Field("ops", _check_ops, f"up to {TXN_OPS_MAX} ops", default=()),
+        },
+        {"success": "whether the conditions held", "results": "the fields of each op's reply"},
+        writes=True,
+    ),
+}
