@@ -37,7 +37,7 @@ from zkv.errors import (
     UnknownOp,
     WrongType,
 )
-from zkv.store import Block, Item, Store
+from zkv.store import Block, Item, Page, Store
 
 __version__ = "0.1.0"
 
@@ -49,7 +49,7 @@ def open(folder: str | os.PathLike[str], *, fsync: Fsync = "always") -> Embedded
 
 __all__ = [
     "BadRequest", "Block", "CannotConnect", "Client", "ClientError", "Conflict", "DataLost",
-    "Embedded", "Error", "Internal", "Item", "NoSpace", "NotFound", "Overflow",
+    "Embedded", "Error", "Internal", "Item", "NoSpace", "NotFound", "Overflow", "Page",
     "ProtocolError", "RequestError", "ServerError", "SessionLost", "Stale", "StartError",
     "Store", "Timeout", "TooLarge", "Unavailable", "UnknownOp", "WrongType", "open",
 ]  # fmt: skip

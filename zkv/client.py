@@ -95,21 +95,22 @@ class Client(Store):
 
     def _checked(self, body: bytes, seen: int) -> Fields:
         """The fields of a reply that is no older than what was seen before it was asked for."""
+        failure = None
         try:
             reply = protocol.decode_reply(body)
-            revision = reply["revision"]
         except Error as error:
-            revision = error.details["revision"]
-            if revision >= seen:
-                raise
-        except (ValueError, KeyError) as error:
+            reply, failure = error.details, error
+        except ValueError as error:
             raise ProtocolError(f"{self.endpoint} does not answer as zkv does: {error}") from None
+        revision = reply["revision"]
         if revision < seen:
             raise DataLost(
                 f"the server is at revision {revision}, but had acknowledged {seen}",
                 revision=revision,
                 seen=seen,
             )
+        if failure is not None:
+            raise failure
         self._revision_seen = max(revision, self._revision_seen)
         return reply
 

@@ -106,6 +106,8 @@ def decode_reply(body: bytes) -> dict[str, Any]:
     reply = values.unpack(body)
     if type(reply) is not dict or type(reply.get("ok")) is not bool:
         raise ValueError("no map with a bool 'ok'")
+    if type(reply.get("revision")) is not int:
+        raise ValueError("no int 'revision'")
     if reply.pop("ok"):
         return reply
     code, message = reply.pop("error", None), reply.pop("message", None)

@@ -6,7 +6,7 @@ subclass says how a request travels. `Block` collects requests for one transacti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -28,6 +28,15 @@ class Item(NamedTuple):
     """The revision that last changed the key."""
     ttl: float | None = None
     """Seconds until the key expires; None is never, or in a listing not said."""
+
+
+class Page(NamedTuple):
+    """A part of a listing."""
+
+    items: Sequence[tuple[Any, ...]]
+    """(key, version), or (key, version, value)."""
+    more: bool
+    """Whether keys follow the last one."""
 
 
 class Store:
@@ -171,6 +180,14 @@ class Store:
         """Like `keys`, with values and versions."""
         return (Item(key, value, version) for key, version, value in self._listed(prefix, True))
 
+    def page(
+        self, prefix: str = "", *, after: str = "", limit: int = 1000, values: bool = False
+    ) -> Page:
+        """Up to so many of the keys that begin with the prefix and sort behind `after`."""
+        fields = {"prefix": prefix, "after": after, "limit": limit, "values": values}
+        reply = self._read("list", fields)
+        return Page([tuple(item) for item in reply["items"]], reply["more"])
+
     def transaction(self) -> Block:
         """A block whose requests are done all together, or not at all: see `Block`."""
         return Block(self)
@@ -206,14 +223,12 @@ class Store:
     def _write(self, op: str, fields: Fields) -> Fields:
         return self._request(op, fields, writes=True)
 
-    def _listed(self, prefix: str, values: bool) -> Iterator[list[Any]]:
-        more, after = True, ""
-        while more:
-            fields = {"prefix": prefix, "after": after, "values": values}
-            reply = self._read("list", fields)
-            yield from reply["items"]
-            more = reply["more"]
-            after = reply["items"][-1][0] if more else ""
+    def _listed(self, prefix: str, values: bool) -> Iterator[tuple[Any, ...]]:
+        page = self.page(prefix, values=values)
+        yield from page.items
+        while page.more:
+            page = self.page(prefix, after=page.items[-1][0], values=values)
+            yield from page.items
 
 
 class Ops:

@@ -52,7 +52,8 @@ def unpack(packed: bytes, *, unicode_errors: str = "strict") -> Value:
 
     Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
     that a store can hold: bytes missing or left over, text that is not UTF-8, an array or
-    map of more than `ITEMS_MAX` items, map keys that are containers or that collide.
+    map of more than `ITEMS_MAX` items, a map key that is a container, or keys of a map with
+    others than str and bin that are equal. Of a str or bin key that comes twice the last counts.
     """
     try:
         return _unpack(packed, strict_map_key=True, unicode_errors=unicode_errors)
@@ -182,9 +183,13 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
 
 def _from_tag(tag: str, content: Any) -> Value:
     try:
-        return _FROM_TAG[tag](content)
-    except (KeyError, TypeError, AttributeError) as error:
+        value = _FROM_TAG[tag](content)
+        exact = to_json(value) == {tag: content}
+    except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a value that zkv wrote: {tag}") from error
+    if not exact:
+        raise ValueError(f"not as zkv would write it: {tag}")
+    return value
 
 
 def _float_from_tag(text: str) -> float:
