@@ -13,9 +13,9 @@ from typing import Any, Final
 import msgpack
 
 from zkv import values
-from zkv.errors import BY_CODE, BadRequest, Error, Internal, TooLarge
+from zkv.errors import BY_CODE, BadRequest, Error, ProtocolError, TooLarge
 from zkv.fields import KEY_BYTES_MAX, LIST_ITEMS_MAX, TXN_OPS_MAX, check_token, shortened
-from zkv.requests import ABSENT, OPS, Session  # noqa: F401
+from zkv.requests import ABSENT, OPS, SESSION_BYTES_MAX, Session  # noqa: F401
 from zkv.requests import check as check_request  # noqa: F401
 from zkv.values import Packed
 
@@ -26,6 +26,8 @@ ID_BYTES_MAX: Final = 64
 LIMITS: Final = {
     "message_bytes": MESSAGE_BYTES_MAX,
     "key_bytes": KEY_BYTES_MAX,
+    "id_bytes": ID_BYTES_MAX,
+    "session_bytes": SESSION_BYTES_MAX,
     "value_depth": values.DEPTH_MAX,
     "value_items": values.ITEMS_MAX,
     "list_items": LIST_ITEMS_MAX,
@@ -113,7 +115,9 @@ def decode_reply(body: bytes) -> dict[str, Any]:
     code, message = reply.pop("error", None), reply.pop("message", None)
     if type(code) is not str or type(message) is not str:
         raise ValueError("a failure without 'error' and 'message'")
-    raise BY_CODE.get(code, Internal)(message, **reply)
+    if code not in BY_CODE:
+        raise ProtocolError(f"an error that this client does not know, {code}: {message}", **reply)
+    raise BY_CODE[code](message, **reply)
 
 
 def _reason(error: ValueError) -> str:
@@ -132,7 +136,7 @@ def _field_not_utf8(body: bytes) -> str:
         try:
             values.pack([name, given])
         except UnicodeEncodeError:
-            return shortened(name.encode("ascii", "backslashreplace").decode())
+            return shortened(str(name).encode("ascii", "backslashreplace").decode())
     return "?"
 
 

@@ -27,8 +27,9 @@ Handle = Callable[[Sequence[bytes]], list[bytes]]
 
 BATCH_MAX: Final = 64
 IN_FLIGHT_MAX: Final = 128
-"""Messages that wait in memory for each connection and direction. libzmq drops replies
-beyond that when a client does not read them; a REQ client never has more than one."""
+"""Requests that one connection may have under way; a REQ client never has more than one.
+libzmq drops replies that find no room, and tells of free room half a high-water mark late,
+so there is room for twice as many."""
 
 LINGER_MS: Final = 1000
 """How long a stopping server goes on sending the replies it has made."""
@@ -165,7 +166,8 @@ def _send_stop(workers: zmq.Socket[bytes]) -> None:
 def _listen(clients: zmq.Socket[bytes], endpoint: str, message_bytes_max: int) -> str:
     """Binds, with the options that keep one peer from harming the rest; returns the address."""
     clients.linger = LINGER_MS
-    clients.rcvhwm = clients.sndhwm = IN_FLIGHT_MAX
+    clients.rcvhwm = IN_FLIGHT_MAX
+    clients.sndhwm = 2 * IN_FLIGHT_MAX
     # A message over the limit gets an error reply; libzmq closes on one of more than twice.
     clients.maxmsgsize = 2 * message_bytes_max
     clients.handshake_ivl = 5000

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from zkv import protocol, requests
 from zkv.engines import Call, Engine, Outcome
-from zkv.errors import Error, Internal, StartError, Unavailable
+from zkv.errors import Error, Internal, Unavailable
 from zkv.operations import OPERATIONS, Fields
 from zkv.requests import ABSENT
 
@@ -69,6 +69,10 @@ class Service:
         try:
             return self._engine.execute(calls)
         except Exception as error:
+            if not isinstance(error, Error):
+                log.error("a batch failed", exc_info=error)
+            if not isinstance(error, Unavailable):
+                error = Unavailable("the server failed; whether this was done is not known")
             return [Outcome(error, self._engine.revision)] * len(calls)
 
     def _info(self, _: Any, __: Mapping[str, Any]) -> Fields:
@@ -101,8 +105,6 @@ def _raise(_: Any, args: Mapping[str, Any]) -> Fields:
 
 def _failure(error: BaseException) -> Error:
     """What a client is told of an exception."""
-    if isinstance(error, StartError):
-        return Unavailable("the server's disk has failed; whether this was done is not known")
     if isinstance(error, Error):
         return error
     return Internal("a defect of the server; its log says more")
