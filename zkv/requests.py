@@ -8,6 +8,8 @@ made from it. What each kind of field may hold is in `fields`, what an operation
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from zkv.errors import BadRequest, UnknownOp
@@ -63,7 +65,8 @@ class Field(NamedTuple):
     default: Any = ABSENT
 
 
-class Op(NamedTuple):
+@dataclass(frozen=True)
+class Op:
     """One operation as the wire knows it."""
 
     about: str
@@ -75,21 +78,27 @@ class Op(NamedTuple):
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a request with these fields; raises BadRequest or TooLarge."""
-        args = {}
+        args = self._defaults.copy()
         for name, value in given.items():
             field = self.fields.get(name)
             if field is None:
                 raise BadRequest(f"unknown field {quoted(name)}", field=shortened(name))
             args[name] = field.check(name, value)
-        for name, field in self.fields.items():
+        for name in self._required:
             if name not in args:
-                if field.required:
-                    raise BadRequest(f"the field {name!r} is missing", field=name)
-                if field.default is not ABSENT:
-                    args[name] = field.default
-        if len(both := [name for name in self.exclusive if name in given]) > 1:
+                raise BadRequest(f"the field {name!r} is missing", field=name)
+        if self.exclusive and len(both := [n for n in self.exclusive if n in given]) > 1:
             raise BadRequest(f"{' and '.join(both)} exclude each other", field=both[-1])
         return args
+
+    @cached_property
+    def _required(self) -> tuple[str, ...]:
+        return tuple(name for name, field in self.fields.items() if field.required)
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        fields = self.fields.items()
+        return {name: field.default for name, field in fields if field.default is not ABSENT}
 
 
 def check(fields: dict[str, Any]) -> Request:

@@ -39,8 +39,9 @@ class Service:
         self._version = version
         self._started = time.time()
         self._operations = {**OPERATIONS, "info": self._info}
-        # One pair a thread, so that none is shared: requests by op, errors by code.
-        self._counters: dict[int, tuple[Counter[str], Counter[str]]] = {}
+        self._local = threading.local()
+        # One pair for each thread, so that none is shared: requests by op, errors by code.
+        self._counters: list[tuple[Counter[str], Counter[str]]] = []
 
     def handle(self, bodies: Sequence[bytes]) -> list[bytes]:
         """One reply for each request, in order, when all of them are true of the disk."""
@@ -77,9 +78,9 @@ class Service:
 
     def _info(self, _: Any, __: Mapping[str, Any]) -> Fields:
         requests, errors = Counter[str](), Counter[str]()
-        for counted in list(self._counters.values()):
-            requests += counted[0]
-            errors += counted[1]
+        for counted in self._counters:  # copied in one step each, as their threads go on
+            requests.update(counted[0].copy())
+            errors.update(counted[1].copy())
         return {
             "name": "zkv",
             "version": self._version,
@@ -91,12 +92,15 @@ class Service:
         }
 
     def _count(self, parsed: list[_Parsed], outcomes: list[Outcome]) -> None:
-        fresh = Counter[str](), Counter[str]()
-        requests, errors = self._counters.setdefault(threading.get_ident(), fresh)
-        requests.update([one.op for one in parsed])
-        errors.update(
-            [_failure(o.result).code for o in outcomes if isinstance(o.result, BaseException)]
-        )
+        try:
+            requests, errors = self._local.counters
+        except AttributeError:
+            requests, errors = self._local.counters = Counter[str](), Counter[str]()
+            self._counters.append((requests, errors))
+        for one, outcome in zip(parsed, outcomes, strict=True):
+            requests[one.op] += 1
+            if isinstance(outcome.result, BaseException):
+                errors[_failure(outcome.result).code] += 1
 
 
 def _raise(_: Any, args: Mapping[str, Any]) -> Fields:

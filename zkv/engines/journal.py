@@ -22,6 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
 
 from zkv import values
@@ -55,21 +56,20 @@ def header(store: str, first: int, reserved: int | None = None) -> bytes:
 
 def record_line(commit: Commit, batch: int, seed: int) -> bytes:
     """The line of one revision."""
+    put, delete, expires = {}, [], {}
+    for key, entry in commit.changes.items():
+        if entry is None:
+            delete.append(key)
+            continue
+        put[key] = values.to_json(values.unpack(entry.packed))
+        if entry.deadline is not None:
+            expires[key] = entry.deadline
     fields: dict[str, Any] = {"rev": commit.revision, "time": _iso(commit.time)}
-    changes = commit.changes.items()
-    if put := {
-        key: values.to_json(values.unpack(entry.packed))
-        for key, entry in changes
-        if entry is not None
-    }:
+    if put:
         fields["put"] = put
-    if len(put) < len(commit.changes):
-        fields["delete"] = [key for key, entry in changes if entry is None]
-    if expires := {
-        key: entry.deadline
-        for key, entry in changes
-        if entry is not None and entry.deadline is not None
-    }:
+    if delete:
+        fields["delete"] = delete
+    if expires:
         fields["expires"] = expires
     if commit.completed is not None:
         fields["session"] = sessions.to_json(commit.completed)
@@ -210,7 +210,13 @@ def _given(**fields: int | None) -> dict[str, int]:
 
 
 def _iso(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    whole = int(seconds)
+    return f"{_iso_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=1)
+def _iso_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def lines_behind(data: bytes) -> Iterator[bytes]:

@@ -78,7 +78,7 @@ class LocalEngine:
             self._sweep(now)
             outcomes = [self._run(call, now) for call in calls]
         try:
-            self._journal.confirm(max(outcome.revision for outcome in outcomes))
+            self._journal.confirm(max([outcome.revision for outcome in outcomes]))
         except DiskFailed as error:
             self._on_failure(error)
             raise
