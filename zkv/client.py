@@ -28,6 +28,7 @@ from zkv.errors import (
     ServerError,
     Timeout,
 )
+from zkv.requests import OPS
 from zkv.store import Fields, Store
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5757"
@@ -86,14 +87,14 @@ class Client(Store):
                 reply = connection.exchange_once(op, fields, deadline)
             else:
                 reply = connection.exchange(op, fields, deadline, resend=None)
-            return self._checked(reply, seen)
+            return self._checked(op, reply, seen)
         except (ServerError, ClientError, KeyboardInterrupt):
             connection.spoiled = True  # a reply may yet come, to nobody
             raise
         finally:
             self._give(connection)
 
-    def _checked(self, body: bytes, seen: int) -> Fields:
+    def _checked(self, op: str, body: bytes, seen: int) -> Fields:
         """The fields of a reply that is no older than what was seen before it was asked for."""
         failure = None
         try:
@@ -111,6 +112,8 @@ class Client(Store):
             )
         if failure is not None:
             raise failure
+        if missing := OPS[op].always.difference(reply):
+            raise ProtocolError(f"a reply to {op} from {self.endpoint} lacks {', '.join(missing)}")
         self._revision_seen = max(revision, self._revision_seen)
         return reply
 

@@ -75,6 +75,8 @@ class Op:
     writes: bool = False
     exclusive: tuple[str, ...] = ()
     """Fields of which at most one may be given."""
+    sometimes: tuple[str, ...] = ()
+    """Fields that a successful reply may lack."""
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a request with these fields; raises BadRequest or TooLarge."""
@@ -90,6 +92,11 @@ class Op:
         if self.exclusive and len(both := [n for n in self.exclusive if n in given]) > 1:
             raise BadRequest(f"{' and '.join(both)} exclude each other", field=both[-1])
         return args
+
+    @cached_property
+    def always(self) -> frozenset[str]:
+        """The fields that every successful reply has, behind `ok` and `revision`."""
+        return frozenset(self.replies).difference(self.sometimes)
 
     @cached_property
     def _required(self) -> tuple[str, ...]:
@@ -171,6 +178,7 @@ OPS: Final[dict[str, Op]] = {
             "limits": "a map",
             "counters": "requests by op, errors by code",
         },
+        sometimes=("fsync", "sessions", "sessions_max", "journal_bytes", "snapshot_bytes"),
     ),
     "get": Op(
         "the value of a key",
@@ -181,6 +189,7 @@ OPS: Final[dict[str, Op]] = {
             ),
         },
         {"value": "as it was put", "version": _VERSION, "ttl": "seconds left, if it expires"},
+        sometimes=("ttl",),
     ),
     "put": Op(
         "stores a value under a key, whether or not it was there",
@@ -195,12 +204,14 @@ OPS: Final[dict[str, Op]] = {
         {"version": _VERSION, "old": "what was there, if return_old and if there was"},
         writes=True,
         exclusive=("ttl", "keep_ttl"),
+        sometimes=("old",),
     ),
     "delete": Op(
         "removes a key",
         {"key": _KEY, "if": _IF, "return_old": _OLD},
         {"version": "the version that was removed", "old": "what was there, if return_old"},
         writes=True,
+        sometimes=("old",),
     ),
     "incr": Op(
         "adds to a number",
