@@ -27,6 +27,7 @@ from zkv.fields import (
     check_ttl,
     check_ttl_or_never,
     check_value,
+    check_version,
     inside,
     quoted,
     shortened,
@@ -162,6 +163,15 @@ OPS: Final[dict[str, Op]] = {
             "limits": "a map",
             "counters": "requests by op, errors by code",
         },
+    ),
+    "compact": Op("has the data brought into one snapshot, which `info` tells of", {}, {}),
+    "read_snapshot": Op(
+        "a part of a snapshot file, for a backup",
+        {
+            "revision": Field("int", check_version, "of the snapshot", required=True),
+            "offset": Field("int", check_version, "where the part begins", default=0),
+        },
+        {"data": "bin", "bytes": "the size of the file"},
     ),
     "get": Op(
         "the value of a key",

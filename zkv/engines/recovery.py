@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from zkv.engines import journal, line, snapshot
+from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.table import Table
 from zkv.errors import Damaged
@@ -42,15 +42,14 @@ class Recovered(NamedTuple):
     obsolete: list[str]
     """Files that nothing needs; a crash may leave some."""
     journal_bytes: int
-    snapshot_bytes: int
+    """Of the segments that no snapshot has taken in yet."""
+    snapshot: snapshot.Written
 
 
 def recover(disk: Disk) -> Recovered:
     """Reads the folder and changes nothing. Raises Damaged, naming the file and the byte."""
-    names = disk.names()
-    snapshots = [name for name in names if _is_one_of(name, snapshot.PREFIX)]
-    segments = [name for name in names if _is_one_of(name, journal.PREFIX)]
-    obsolete = [name for name in names if name.endswith(".jsonl.tmp")] + snapshots[:-1]
+    snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
+    obsolete = disk.leftovers() + snapshots[:-1]
     store, tail, journal_bytes, saved = None, None, 0, 0
     table = Table()
     if snapshots:
@@ -67,9 +66,26 @@ def recover(disk: Disk) -> Recovered:
             obsolete.append(name)
             continue
         journal_bytes += segment.offset
+    last = segments[-1] if segments else snapshots[-1] if snapshots else watermark.NAME
+    store = _check_watermark(disk, store, table.revision, tail, last)
     table.build_index()
-    snapshot_bytes = disk.size(snapshots[-1]) if snapshots else 0
-    return Recovered(store, table, tail, obsolete, journal_bytes, snapshot_bytes)
+    size = disk.size(snapshots[-1]) if snapshots else 0
+    return Recovered(store, table, tail, obsolete, journal_bytes, snapshot.Written(saved, size))
+
+
+def _check_watermark(
+    disk: Disk, store: str | None, revision: int, tail: Segment | None, last: str
+) -> str | None:
+    """Raises Damaged if something is missing that was on disk once; returns the store id."""
+    mark = watermark.read(disk)
+    if mark is None:
+        return store
+    if store is not None and mark.store != store:
+        raise Damaged(f"{watermark.NAME}: it belongs to another store")
+    if revision < mark.revision:
+        where = f"{last}: cut or damaged at byte {tail.offset}" if tail else f"behind {last}"
+        raise Damaged(f"{where}: revisions {revision + 1} to {mark.revision} are missing")
+    return mark.store
 
 
 def settle(disk: Disk, found: Recovered) -> str | None:
@@ -89,10 +105,6 @@ def settle(disk: Disk, found: Recovered) -> str | None:
         _close(disk, tail)
     disk.sync_folder()
     return set_aside
-
-
-def _is_one_of(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and name.endswith(".jsonl")
 
 
 def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
