@@ -191,6 +191,10 @@ class Store:
         reply = self._read("list", fields)
         return Page([tuple(item) for item in reply["items"]], reply["more"])
 
+    def compact(self) -> None:
+        """Has the data brought into one snapshot; returns before that is done."""
+        self._read("compact", {})
+
     def backup(self, folder: str | os.PathLike[str], *, timeout_s: float = 600) -> int:
         """Makes a new folder of the data at one revision, which is returned.
 
