@@ -663,3 +663,26 @@ def test_version_and_help(run: Run) -> None:
     words = re.findall(rb"^    (\w+)  ", out, re.MULTILINE)
     assert b" ".join(words) == b"get put delete incr list count clear ping info load dump"
     assert b"\nExit codes: 0 done, " in out
+
+
+def test_put_on_a_condition_and_for_a_time(run: Run) -> None:
+    assert run("put", "k", "1", "--if-version", "0") == Ended(0, b"", b"")
+    ended = run("put", "k", "2", "--if-version", "0")
+    assert ended == Ended(4, b"", b"zkv-client: the version is not the expected one\n")
+    assert run("delete", "k", "--if-version", "99").code == 4
+    assert run("put", "k", "3", "--ttl", "0.001").code == 0
+    assert run("get", "k").code == 3
+
+
+def test_backup_makes_a_folder_that_can_be_opened(run: Run, tmp_path: Path) -> None:
+    run("put", "k", '{"a": 1}')
+    folder = str(tmp_path / "backup")
+    ended = run("backup", folder, "--json")
+    assert ended.code == 0
+    assert json.loads(ended.out)["revision"] >= 2
+    with zkv.open(folder) as copy:
+        assert copy.get("k") == {"a": 1}
+    ended = run("backup", folder)
+    assert (ended.code, ended.out) == (1, b"")
+    assert b"cannot make the folder" in ended.err
+    assert run("compact") == Ended(0, b"", b"")

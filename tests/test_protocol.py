@@ -27,6 +27,7 @@ TAKEN: dict[str, list[Any]] = {
     "ttl": [1, 0.001, 2**40],
     "conditions": [{"version": 0}, {"exists": True, "value": None}],
     "guards": [[], [{"key": "k", "version": 7}]],
+    "int": [0, 1, 2**64 - 1],
     "ops": [[], [{"op": "put", "key": "k", "value": 1}]],
 }
 NO_NUMBER = [None, True, "1", b"1", [], {}, math.nan, math.inf, -math.inf]
@@ -36,6 +37,7 @@ REFUSED: dict[str, list[Any]] = {
     "prefix": [None, False, 0, 1.5, b"", [], {}, msgpack.Timestamp(0, 0)],
     "value": [[0]],  # made too deep below
     "number": NO_NUMBER,
+    "int": [-1, 1.0, True, None, "1", []],
     "limit": [0, -1, 10_001, 2**64 - 1, 1.0, True, None, "1", []],
     "flag": [None, 0, 1, "true", "", [], {}],
     "ttl": [*NO_NUMBER[1:], 0, -1, -0.5],  # nil is never, where there is such a ttl
@@ -83,7 +85,7 @@ def refusal(body: bytes) -> errors.RequestError:
 
 
 def test_every_op_is_described_and_done() -> None:
-    assert OPS.keys() - {"info"} == OPERATIONS.keys()
+    assert OPS.keys() - {"info", "compact", "read_snapshot"} == OPERATIONS.keys()
 
 
 def test_every_code_that_travels_has_its_class() -> None:
@@ -194,11 +196,16 @@ def test_a_txn_has_at_most_1024_ops() -> None:
 
 def test_a_message_over_the_limit_is_too_large() -> None:
     """The error tells the limit and the size."""
-    body = protocol.encode_request("ping", {})
-    assert protocol.decode_map(body, len(body)) == {"op": "ping"}
+    limit = protocol.MESSAGE_BYTES_MAX
+    body = msgpack.packb({"op": "put", "key": "k", "value": bytes(limit - 32)})
+    most = body + bytes(limit - len(body))
+    with pytest.raises(errors.BadRequest, match="not one msgpack value"):
+        protocol.decode_map(most)
     with pytest.raises(errors.TooLarge) as caught:
-        protocol.decode_map(body, len(body) - 1)
-    assert caught.value.details == {"limit": len(body) - 1, "size": len(body)}
+        protocol.decode_map(most + b"\0")
+    assert caught.value.details == {"limit": limit, "size": limit + 1}
+    with pytest.raises(errors.TooLarge):
+        protocol.encode_request("put", {"key": "k", "value": bytes(limit)})
 
 
 @pytest.mark.parametrize("letter", ["k", "é", "€", "𝄞"])

@@ -119,6 +119,8 @@ def test_the_vectors_cover_every_op_and_every_field() -> None:
 
 def test_the_vectors_cover_every_field_of_a_reply() -> None:
     for op, described in OPS.items():
+        if op == "read_snapshot":  # there must be one first: see test_operators.py
+            continue
         steps = [step for step in STEPS if step.get("request", {}).get("op") == op]
         for name in described.replies:
             for member in ("expect", "any", "between"):

@@ -17,7 +17,8 @@ from zkv import __version__, logs, protocol
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
-from zkv.errors import AddressInUse, DiskFailed, StartError
+from zkv.engines.repair import repair
+from zkv.errors import AddressInUse, Damaged, DiskFailed, StartError
 from zkv.server import Server
 from zkv.service import Service
 
@@ -34,10 +35,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
     try:
-        return _check(args.data) if args.check else _serve(args)
+        if args.check is not None:
+            return _check(args.check or args.data)
+        if args.repair is not None:
+            return _repair(args.repair or args.data)
+        return _serve(args)
+    except Damaged as error:
+        folder = args.check or args.data
+        hint = f"to go on with what is good: zkv-server --repair {folder}"
+        print(f"zkv-server: {error}; {hint}", file=sys.stderr)
+        return error.exit_code
     except StartError as error:
         print(f"zkv-server: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"zkv-server: {error}", file=sys.stderr)
+        return DiskFailed.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,7 +94,19 @@ def _parser() -> argparse.ArgumentParser:
         "--log-format", choices=("text", "json"), default="text", help="(default: %(default)s)"
     )
     parser.add_argument(
-        "--check", action="store_true", help="validate the data folder, change nothing, and exit"
+        "--check",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="read every line of the data folder, change nothing, and exit",
+    )
+    parser.add_argument(
+        "--repair",
+        metavar="DIR",
+        nargs="?",
+        const="",
+        help="go on with whatever lines of a damaged folder are good, set the old files aside, "
+        "say what was lost, and exit",
     )
     parser.add_argument("--version", action="version", version=f"zkv {__version__}")
     return parser
@@ -94,13 +119,25 @@ def _positive(text: str) -> int:
     return number
 
 
-def _check(data: str) -> int:
-    disk = Disk(data)
-    with disk.lock():
+def _check(folder: str) -> int:
+    disk = Disk(folder)
+    with disk.lock(make=False):
         found = recover(disk)
-    print(f"{data}: good, {len(found.table)} keys, revision {found.table.revision}")
+    print(f"{folder}: good, {len(found.table)} keys, revision {found.table.revision}")
     if found.tail and found.tail.torn_bytes:
         print(f"its last {found.tail.torn_bytes} bytes are a torn tail, to be set aside at start")
+    return 0
+
+
+def _repair(folder: str) -> int:
+    disk = Disk(folder)
+    with disk.lock(make=False):
+        done = repair(disk)
+    for lost in done.lost:
+        print(f"lost: {lost}")
+    for name in done.set_aside:
+        print(f"set aside: {name}")
+    print(f"{folder}: repaired, {done.keys} keys, revision {done.revision}")
     return 0
 
 

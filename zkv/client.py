@@ -25,6 +25,7 @@ from zkv.errors import (
     DataLost,
     Error,
     ProtocolError,
+    RequestError,
     ServerError,
     Timeout,
 )
@@ -65,7 +66,11 @@ class Client(Store):
         self._lock = threading.Lock()
         self._closed = False
         self._start_pool()
-        self._give(self._take())  # connects ahead of the first call, and checks the endpoint
+        try:
+            self._idle.append(self._connect())  # ahead of the first call: a bad endpoint fails now
+        except BadRequest:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Closes the connections; a call that another thread has under way closes its own."""
@@ -87,35 +92,26 @@ class Client(Store):
                 reply = connection.exchange_once(op, fields, deadline)
             else:
                 reply = connection.exchange(op, fields, deadline, resend=None)
-            return self._checked(op, reply, seen)
+            self._see(reply["revision"], seen)
+            return reply
+        except RequestError as error:
+            self._see(error.details.get("revision", seen), seen)
+            raise
         except (ServerError, ClientError, KeyboardInterrupt):
             connection.spoiled = True  # a reply may yet come, to nobody
             raise
         finally:
             self._give(connection)
 
-    def _checked(self, op: str, body: bytes, seen: int) -> Fields:
-        """The fields of a reply that is no older than what was seen before it was asked for."""
-        failure = None
-        try:
-            reply = protocol.decode_reply(body)
-        except Error as error:
-            reply, failure = error.details, error
-        except ValueError as error:
-            raise ProtocolError(f"{self.endpoint} does not answer as zkv does: {error}") from None
-        revision = reply["revision"]
+    def _see(self, revision: int, seen: int) -> None:
+        """Raises DataLost for a reply that is older than what was seen before the request."""
         if revision < seen:
             raise DataLost(
                 f"the server is at revision {revision}, but had acknowledged {seen}",
                 revision=revision,
                 seen=seen,
             )
-        if failure is not None:
-            raise failure
-        if missing := OPS[op].always.difference(reply):
-            raise ProtocolError(f"a reply to {op} from {self.endpoint} lacks {', '.join(missing)}")
         self._revision_seen = max(revision, self._revision_seen)
-        return reply
 
     def _start_pool(self) -> None:
         self._pid = os.getpid()
@@ -168,21 +164,23 @@ class _Connection:
     def close(self) -> None:
         self._socket.close()
 
-    def exchange_once(self, op: str, fields: Fields, deadline: float) -> bytes:
+    def exchange_once(self, op: str, fields: Fields, deadline: float) -> Fields:
         """Like `exchange`, for a write, which takes effect once however often it is sent."""
         if self._session is None:
             # A resent first request of an unknown session is refused, as it may have run
             # before. A session that was opened by a request without effect is known.
             session = secrets.token_urlsafe(12)
             opening = {"then": [], "session": session, "seq": 1}
-            protocol.decode_reply(self.exchange("txn", opening, deadline, resend={}))
+            self.exchange("txn", opening, deadline, resend={})
             self._session, self._seq = session, 1
         self._seq += 1
         numbered = {**fields, "session": self._session, "seq": self._seq}
         return self.exchange(op, numbered, deadline, resend={"retry": True})
 
-    def exchange(self, op: str, fields: Fields, deadline: float, resend: Fields | None) -> bytes:
+    def exchange(self, op: str, fields: Fields, deadline: float, resend: Fields | None) -> Fields:
         """Sends a request and returns the reply, by the deadline on the monotonic clock.
+
+        Raises the reply's error, Timeout, CannotConnect, or ProtocolError.
 
         `resend` is what a request has more when it is sent again; None: it must not be.
         """
@@ -190,7 +188,7 @@ class _Connection:
         wait_s = self._resend_after_s
         while True:
             try:
-                return self._socket.recv()
+                return self._receive(op)
             except zmq.Again:
                 left_s = deadline - time.monotonic()
             if left_s <= 0:
@@ -214,6 +212,23 @@ class _Connection:
             raise CannotConnect(
                 f"no ZeroMQ server answers at {self._endpoint}; nothing was sent"
             ) from None
+
+    def _receive(self, op: str) -> Fields:
+        body = self._socket.recv()
+        try:
+            reply = protocol.decode_reply(body)
+        except Error:
+            raise
+        except ValueError as error:
+            raise self._not_zkv(error) from None
+        if self._socket.rcvmore:
+            raise self._not_zkv("a reply of more than one frame")
+        if missing := OPS[op].always.difference(reply):
+            raise self._not_zkv(f"a reply to {op} lacks {', '.join(sorted(missing))}")
+        return reply
+
+    def _not_zkv(self, reason: object) -> ProtocolError:
+        return ProtocolError(f"{self._endpoint} does not answer as zkv does: {reason}")
 
     def _no_reply(self) -> Timeout:
         return Timeout(

@@ -36,14 +36,9 @@ LIMITS: Final = {
 """What `info` tells of them."""
 
 
-def decode_map(body: bytes, message_bytes_max: int = MESSAGE_BYTES_MAX) -> dict[str, Any]:
+def decode_map(body: bytes) -> dict[str, Any]:
     """The map of a message body; raises BadRequest, or TooLarge for a body over the limit."""
-    if len(body) > message_bytes_max:
-        raise TooLarge(
-            f"the message has {len(body)} bytes, the limit is {message_bytes_max}",
-            limit=message_bytes_max,
-            size=len(body),
-        )
+    _check_size(body)
     if not body:
         raise BadRequest("a request is one non-empty body frame, behind an empty delimiter")
     try:
@@ -69,11 +64,13 @@ def check_id(given: Any) -> None:
 
 
 def encode_request(op: str, fields: Mapping[str, Any]) -> bytes:
-    """The body of a request; raises BadRequest for what msgpack cannot carry."""
+    """The body of a request; raises BadRequest for what msgpack cannot carry, and TooLarge."""
     try:
-        return values.pack({"op": op, **fields})
+        body = values.pack({"op": op, **fields})
     except (TypeError, ValueError, OverflowError) as error:
         raise BadRequest(f"msgpack cannot carry this: {error}", field="value") from None
+    _check_size(body)
+    return body
 
 
 def encode_reply(request_id: Any, revision: int, fields: Mapping[str, Any]) -> bytes:
@@ -118,6 +115,15 @@ def decode_reply(body: bytes) -> dict[str, Any]:
     if code not in BY_CODE:
         raise ProtocolError(f"an error that this client does not know, {code}: {message}", **reply)
     raise BY_CODE[code](message, **reply)
+
+
+def _check_size(body: bytes) -> None:
+    if len(body) > MESSAGE_BYTES_MAX:
+        raise TooLarge(
+            f"the message has {len(body)} bytes, the limit is {MESSAGE_BYTES_MAX}",
+            limit=MESSAGE_BYTES_MAX,
+            size=len(body),
+        )
 
 
 def _reason(error: ValueError) -> str:

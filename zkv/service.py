@@ -10,17 +10,21 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from zkv import protocol, requests
 from zkv.engines import Call, Engine, Outcome
 from zkv.errors import Error, Internal, Unavailable
-from zkv.operations import OPERATIONS, Fields
+from zkv.operations import OPERATIONS, Arguments, Fields
 from zkv.requests import ABSENT
 
 log = logging.getLogger(__name__)
 operation_log = logging.getLogger("zkv.operations")
+
+
+PART_BYTES: Final = 4 * 2**20
+"""How much of a snapshot file one reply carries."""
 
 
 class _Parsed(NamedTuple):
@@ -38,7 +42,11 @@ class Service:
         self._engine = engine
         self._version = version
         self._started = time.time()
-        self._operations = {**OPERATIONS, "info": self._info}
+        self._own = {
+            "info": self._info,
+            "compact": self._compact,
+            "read_snapshot": self._read_snapshot,
+        }
         self._local = threading.local()
         # One pair for each thread, so that none is shared: requests by op, errors by code.
         self._counters: list[tuple[Counter[str], Counter[str]]] = []
@@ -62,7 +70,9 @@ class Service:
                 protocol.check_id(fields["id"])
                 request_id = fields.pop("id")
             op, args, session = requests.check(fields)
-            return _Parsed(request_id, op, Call(self._operations[op], args, session))
+            if op in self._own:  # about the server or its files, not about the data
+                return _Parsed(request_id, op, Call(_give, {"fields": self._own[op](args)}))
+            return _Parsed(request_id, op, Call(OPERATIONS[op], args, session))
         except BaseException as error:
             return _Parsed(request_id, op, Call(_raise, {"error": error}))
 
@@ -76,7 +86,7 @@ class Service:
                 error = Unavailable("the server failed; whether this was done is not known")
             return [Outcome(error, self._engine.revision)] * len(calls)
 
-    def _info(self, _: Any, __: Mapping[str, Any]) -> Fields:
+    def _info(self, _: Arguments) -> Fields:
         requests, errors = Counter[str](), Counter[str]()
         for counted in self._counters:  # copied in one step each, as their threads go on
             requests.update(counted[0].copy())
@@ -91,6 +101,14 @@ class Service:
             **self._engine.info(),
         }
 
+    def _compact(self, _: Arguments) -> Fields:
+        self._engine.compact()
+        return {}
+
+    def _read_snapshot(self, args: Arguments) -> Fields:
+        data, size = self._engine.read_snapshot(args["revision"], args["offset"], PART_BYTES)
+        return {"data": data, "bytes": size}
+
     def _count(self, parsed: list[_Parsed], outcomes: list[Outcome]) -> None:
         try:
             requests, errors = self._local.counters
@@ -103,7 +121,12 @@ class Service:
                 errors[_failure(outcome.result).code] += 1
 
 
-def _raise(_: Any, args: Mapping[str, Any]) -> Fields:
+def _give(_: Any, args: Arguments) -> Fields:
+    fields: Fields = args["fields"]
+    return fields
+
+
+def _raise(_: Any, args: Arguments) -> Fields:
     raise args["error"]
 
 

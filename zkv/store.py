@@ -6,10 +6,13 @@ subclass says how a request travels. `Block` collects requests for one transacti
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
+from zkv.backup import backup
 from zkv.errors import Conflict, NotFound
 from zkv.requests import ABSENT, OPS
 
@@ -187,6 +190,17 @@ class Store:
         fields = {"prefix": prefix, "after": after, "limit": limit, "values": values}
         reply = self._read("list", fields)
         return Page([tuple(item) for item in reply["items"]], reply["more"])
+
+    def compact(self) -> None:
+        """Has the data brought into one snapshot; returns before that is done."""
+        self._read("compact", {})
+
+    def backup(self, folder: str | os.PathLike[str], *, timeout_s: float = 600) -> int:
+        """Makes a new folder of the data at one revision, which is returned.
+
+        A server can serve it, and `zkv.open` can open it. The store serves meanwhile.
+        """
+        return backup(self._read, Path(folder), timeout_s)
 
     def transaction(self) -> Block:
         """A block whose requests are done all together, or not at all: see `Block`."""

@@ -62,6 +62,12 @@ _KEY: Final = {"metavar": "KEY", "help": "1..1024 bytes of UTF-8"}
 _PREFIX: Final = {"metavar": "PREFIX", "help": "the beginning of keys; '' is every key"}
 _ALL: Final = {**_PREFIX, "nargs": "?", "default": ""}
 
+_IF_VERSION: Final = {
+    "metavar": "N",
+    "type": int,
+    "help": "only if the key has this version (0: only if there is no such key)",
+}
+
 COMMANDS: Final[dict[str, Command]] = {
     "get": Command(commands.get, "print the value of a key", {"key": _KEY}),
     "put": Command(
@@ -74,9 +80,11 @@ COMMANDS: Final[dict[str, Command]] = {
                 "help": "JSON, or else text; - reads all of standard input",
             },
             "--text": {"action": "store_true", "help": "VALUE is text even if it is JSON"},
+            "--ttl": {"metavar": "SECONDS", "type": _number, "help": "until the key expires"},
+            "--if-version": _IF_VERSION,
         },
     ),
-    "delete": Command(commands.delete, "remove a key", {"key": _KEY}),
+    "delete": Command(commands.delete, "remove a key", {"key": _KEY, "--if-version": _IF_VERSION}),
     "incr": Command(
         commands.incr,
         "add to a number and print the sum",
@@ -146,6 +154,12 @@ COMMANDS: Final[dict[str, Command]] = {
             },
             "--prefix": {**_PREFIX, "default": "", "help": "only keys that begin with this"},
         },
+    ),
+    "compact": Command(commands.compact, "have the server bring its data into one snapshot", {}),
+    "backup": Command(
+        commands.backup,
+        "copy the data as it is now into a new folder, which zkv-server can serve",
+        {"folder": {"metavar": "FOLDER"}},
     ),
 }
 

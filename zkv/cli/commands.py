@@ -25,13 +25,13 @@ def get(store: Store, args: Arguments) -> None:
 
 
 def put(store: Store, args: Arguments) -> None:
-    version = store.put(args.key, _value(args))
+    version = store.put(args.key, _value(args), ttl=args.ttl, if_version=args.if_version)
     if args.json:
         output.json_line({"version": version})
 
 
 def delete(store: Store, args: Arguments) -> None:
-    version = store.delete(args.key)
+    version = store.delete(args.key, if_version=args.if_version)
     if args.json:
         output.json_line({"version": version})
 
@@ -94,6 +94,18 @@ def load(store: Store, args: Arguments) -> None:
 
 def dump(store: Store, args: Arguments) -> None:
     transfer.dump(store, args.file, args.prefix)
+
+
+def compact(store: Store, _: Arguments) -> None:
+    store.compact()
+
+
+def backup(store: Store, args: Arguments) -> None:
+    revision = store.backup(args.folder)
+    if args.json:
+        output.json_line({"revision": revision})
+    else:
+        output.line(f"{args.folder}: revision {revision}")
 
 
 def _value(args: Arguments) -> Any:

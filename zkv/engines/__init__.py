@@ -57,5 +57,14 @@ class Engine(Protocol):
     def info(self) -> dict[str, Any]:
         """What the engine is and holds: `store`, `revision`, `keys` … as the wire has it."""
 
+    def compact(self) -> None:
+        """Has the data brought into one snapshot of this moment; returns before that is done.
+
+        `info` says when: `compacting`, `snapshot_revision`, `compaction_error`.
+        """
+
+    def read_snapshot(self, revision: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
+        """A part of the snapshot at this revision, and the size of all; raises NotFound."""
+
     def close(self) -> None:
         """Brings everything to disk and lets go of it; a second call does nothing."""

@@ -1,85 +1,188 @@
 """Makes one snapshot of a snapshot and the closed segments behind it.
 
-It reads files and writes a file: the table, its lock and the journal that is being
-written have no part in it. Old files go only when the new snapshot is durable.
+It reads files and writes a file, as sorted streams in bounded memory: the table, its lock
+and the segment that is being written have no part in it. A running engine has it done by
+a process of its own, which gets out of the way of the one that serves. Old files go only
+when the new snapshot is complete, read again and durable.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Final
 
 from zkv.engines import journal, line, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.sessions import Sessions, from_json
+from zkv.engines.snapshot import Written
 from zkv.transaction import Entry
 
+RUN_BYTES_MAX: Final = 64 * 2**20
+"""Changes that are sorted in memory at a time; more become files that are merged."""
 
-class Merged(NamedTuple):
-    """What a compaction came to."""
-
-    revision: int
-    bytes: int
+Changes = dict[str, Entry | None]
+Stream = Iterator[tuple[str, int, bytes | None]]
+"""Keys in order, each with the age of its stream (0 is the newest) and its line, if any."""
 
 
-def compact(disk: Disk, store: str, upto: int) -> Merged:
+def compact(disk: Disk, store: str, upto: int) -> Written:
     """Brings everything up to this revision, where a segment must end, into one snapshot.
 
     Raises Damaged, ValueError or OSError; the folder then holds all that it held before.
     """
-    names = disk.names()
-    snapshots = [n for n in names if n.startswith(snapshot.PREFIX) and n.endswith(".jsonl")]
-    segments = [n for n in names if journal.PREFIX < n <= journal.name_of(upto)]
-    changes, used = _changes(disk, store, segments)
-    base = snapshot.read(disk, snapshots[-1], store) if snapshots else iter(())
-    size = snapshot.write(disk, store, upto, _merge(base, changes, used, line.seed_of(store)))
+    snapshots = disk.data_files(snapshot.PREFIX)
+    segments = [n for n in disk.data_files(journal.PREFIX) if n <= journal.name_of(upto)]
+    merge = _Merge(disk, store)
+    merge.read(segments)
+    lines = merge.lines(snapshots[-1] if snapshots else None)
+    written = snapshot.write(disk, store, upto, lines)
+    merge.close()
     for name in snapshots + segments:
         if name != snapshot.name_of(upto):
             disk.unlink(name)
     disk.sync_folder()
-    return Merged(upto, size)
+    return written
 
 
-Changes = dict[str, Entry | None]
+def clean(disk: Disk) -> None:
+    """Removes what a compaction that failed has left; raises OSError."""
+    for name in disk.leftovers():
+        disk.unlink(name)
 
 
-def _changes(disk: Disk, store: str, segments: list[str]) -> tuple[Changes, Sessions]:
-    """The last change of each key, and the sessions, in closed segments."""
-    seed, changes, used = line.seed_of(store), Changes(), Sessions()
-    for name in segments:
-        for one in islice(disk.lines(name), 1, None):
-            fields = line.unseal(one, seed)
-            if "end" not in fields:
+class Process:
+    """A compaction that runs beside this process."""
+
+    def __init__(self, disk: Disk, store: str, upto: int) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, os.fspath(disk.folder), store, str(upto)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def poll(self) -> Written | None:
+        """What it came to, or None while it runs. Raises OSError if it failed."""
+        if self._process.poll() is None:
+            return None
+        out, errors = self._process.communicate()
+        if self._process.returncode:
+            raise OSError(errors.strip().rpartition("\n")[2] or "it was killed")
+        return Written(**json.loads(out))
+
+    def kill(self) -> None:
+        """Ends it; what it has written so far goes at the next start."""
+        self._process.kill()
+        self._process.communicate()
+
+
+class Inline:
+    """A compaction in this process, done at once: for a disk that no other process sees."""
+
+    def __init__(self, disk: Disk, store: str, upto: int) -> None:
+        self._merged = compact(disk, store, upto)
+
+    def poll(self) -> Written | None:
+        return self._merged
+
+    def kill(self) -> None:
+        pass
+
+
+class _Merge:
+    """The changes of segments as sorted runs, and the latest request of each session."""
+
+    def __init__(self, disk: Disk, store: str) -> None:
+        self._disk = disk
+        self._seed = line.seed_of(store)
+        self._store = store
+        self._sessions = Sessions()
+        self._changes = Changes()
+        self._bytes = 0
+        self._runs: list[str] = []
+
+    def read(self, segments: Iterable[str]) -> None:
+        """Takes in closed segments, oldest first."""
+        for name in segments:
+            for one in islice(self._disk.lines(name), 1, None):
+                fields = line.unseal(one, self._seed)
+                if "end" in fields:
+                    continue
                 commit = journal.read_record(fields).commit
-                changes.update(commit.changes)
+                self._changes.update(commit.changes)
                 if commit.completed is not None:
-                    used.remember(*commit.completed, commit.revision)
-    return changes, used
+                    self._sessions.remember(*commit.completed, commit.revision)
+                self._bytes += len(one)
+                if self._bytes > RUN_BYTES_MAX:
+                    self._spill()
 
+    def lines(self, base: str | None) -> Iterator[bytes]:
+        """The lines of the new snapshot, on top of those of an old one."""
+        sessions = Sessions()
+        streams = [self._sorted_changes(), *(self._run(n) for n in range(len(self._runs)))]
+        if base is not None:
+            streams.append(self._base(base, sessions))
+        last = ""
+        for key, _, one in heapq.merge(*streams, key=lambda item: item[:2]):
+            if key != last and one is not None:
+                yield one
+            last = key
+        for completed, revision in self._sessions.completed():
+            sessions.remember(*completed, revision)
+        for completed, revision in sessions.completed():
+            yield snapshot.session_line(completed, revision, self._seed)
 
-def _merge(
-    base: Iterator[tuple[dict[str, Any], bytes]], changes: Changes, used: Sessions, seed: int
-) -> Iterator[bytes]:
-    """The lines of the base, with the changes in their places."""
-    sessions = Sessions()
+    def close(self) -> None:
+        """Removes the runs."""
+        for name in self._runs:
+            self._disk.unlink(name)
 
-    def kept() -> Iterator[tuple[str, bytes]]:
-        for fields, one in base:
+    def _sorted_changes(self) -> Stream:
+        for key, entry in sorted(self._changes.items()):
+            yield key, 0, entry and snapshot.entry_line(key, entry, self._seed)
+
+    def _base(self, name: str, sessions: Sessions) -> Stream:
+        age = len(self._runs) + 1
+        for fields, one in snapshot.read(self._disk, name, self._store):
             if "session" in fields:
                 sessions.remember(*from_json(fields["session"]), fields["rev"])
-            elif fields["key"] not in changes:
-                yield fields["key"], one
+            else:
+                yield fields["key"], age, one
 
-    changed = (
-        (key, snapshot.entry_line(key, entry, seed))
-        for key, entry in sorted(changes.items())
-        if entry is not None
-    )
-    for _, one in heapq.merge(kept(), changed):
-        yield one
-    for completed, revision in used.completed():
-        sessions.remember(*completed, revision)
-    for completed, revision in sessions.completed():
-        yield snapshot.session_line(completed, revision, seed)
+    def _run(self, number: int) -> Stream:
+        age = len(self._runs) - number
+        for one in self._disk.lines(self._runs[number]):
+            fields = line.unseal(one, self._seed)
+            yield fields["key"], age, None if "deleted" in fields else one
+
+    def _spill(self) -> None:
+        """Writes the changes so far to a file, sorted. Nothing depends on it after a crash."""
+        name = f"run-{len(self._runs)}.jsonl.tmp"
+        snapshot.write_lines(
+            self._disk,
+            name,
+            (
+                one or line.seal({"key": key, "deleted": True}, self._seed)
+                for key, _, one in self._sorted_changes()
+            ),
+        )
+        self._runs.append(name)
+        self._changes = Changes()
+        self._bytes = 0
+
+
+def main() -> None:
+    """The process of its own: FOLDER STORE REVISION; prints what it came to, as JSON."""
+    folder, store, upto = sys.argv[1:]
+    os.nice(10)
+    print(json.dumps(compact(Disk(folder), store, int(upto))._asdict()))
+
+
+_PROGRAM: Final = f"from {__name__} import main; main()"

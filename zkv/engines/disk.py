@@ -6,6 +6,7 @@ Nothing here knows what the bytes mean.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -33,13 +34,17 @@ class Disk:
                 f"the data folder {self.folder} cannot be used: {error.strerror}"
             ) from None
 
-    def lock(self) -> IO[bytes]:
+    def lock(self, *, make: bool = True) -> IO[bytes]:
         """Takes the folder for this process until the file is closed; raises FolderInUse.
 
-        The file is never unlinked: two processes could then each hold a lock on one.
+        The file is never unlinked: two processes could then each hold a lock on one. Unless
+        it is to be made, a folder without one counts as unused.
         """
+        path = self._path("LOCK")
+        if not make and self.folder.is_dir() and not os.path.exists(path):
+            return open(os.devnull, "rb")
         try:
-            file = open(self._path("LOCK"), "ab")  # noqa: SIM115 - the lock outlives this call
+            file = open(path, "ab")  # noqa: SIM115 - the lock outlives this call
         except OSError as error:
             raise FolderUnusable(
                 f"the data folder {self.folder} cannot be written: {error.strerror}"
@@ -57,6 +62,14 @@ class Disk:
         """The names of all files, sorted."""
         return sorted(os.listdir(self.folder))
 
+    def data_files(self, prefix: str) -> list[str]:
+        """The names of the data files of a kind, in the order of their revisions."""
+        return [n for n in self.names() if n.startswith(prefix) and n.endswith(".jsonl")]
+
+    def leftovers(self) -> list[str]:
+        """The names of files that were never finished."""
+        return [n for n in self.names() if n.endswith(".jsonl.tmp")]
+
     def size(self, name: str) -> int:
         """Bytes in a file."""
         return os.stat(self._path(name)).st_size
@@ -68,10 +81,29 @@ class Disk:
             file.seek(offset)
             yield from file
 
+    def read(self, name: str, offset: int, bytes_max: int) -> bytes:
+        """Up to so many bytes of a file, fewer only at its end."""
+        with open(self._path(name), "rb", buffering=0) as file:
+            return os.pread(file.fileno(), bytes_max, offset)
+
+    def free_bytes(self) -> tuple[int, int]:
+        """What may still be written to the file system of the folder, and its size."""
+        found = os.statvfs(self.folder)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
     def create(self, name: str) -> int:
         """A handle to append to a new file; the name must be free."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         return os.open(self._path(name), flags, 0o600)
+
+    def open(self, name: str) -> int:
+        """A handle for `write_at`; the file is made if it is missing."""
+        return os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write_at(self, handle: int, data: bytes, offset: int) -> None:
+        """Puts a few bytes in their place, or raises."""
+        if os.pwrite(handle, data, offset) != len(data):
+            raise OSError(errno.EIO, "short write")
 
     def write(self, handle: int, data: bytes) -> None:
         """Appends all of the data, or raises."""

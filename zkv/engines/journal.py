@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, NamedTuple
@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, NamedTuple
 from zkv import values
 from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
+from zkv.engines.watermark import Watermark
 from zkv.errors import DiskFailed
 from zkv.transaction import Commit, Entry
 
@@ -105,10 +106,16 @@ class Journal:
     the asked-for durability holds; it only grows.
     """
 
-    def __init__(self, disk: Disk, store: str, revision: int, first: int, fsync: Fsync) -> None:
-        """Starts the segment of the revisions from `first` on; `revision` is the latest."""
+    def __init__(
+        self, disk: Disk, store: str, revision: int, first: int, fsync: Fsync, bytes_before: int
+    ) -> None:
+        """Starts the segment of the revisions from `first` on.
+
+        `revision` is the latest, and on disk; `bytes_before` what no snapshot has taken in.
+        """
         self.confirmed = revision
-        self.bytes = 0
+        self.bytes = bytes_before
+        """Of the segments that no snapshot has taken in yet."""
         self.first = first
         self._disk = disk
         self._store = store
@@ -117,7 +124,9 @@ class Journal:
         # Appended to under the engine's lock, popped under `_writing`: both are atomic.
         self._pending: deque[Commit] = deque()
         self._writing = threading.Lock()
-        self._failure: OSError | None = None
+        self._failure: BaseException | None = None
+        self._synced = revision
+        self._watermark = Watermark(disk, store, revision)
         self._handle = self._start_segment()
 
     def append(self, commit: Commit) -> None:
@@ -136,23 +145,30 @@ class Journal:
                 if self.confirmed < revision:
                     self._guarded(self._write_pending)
 
-    def sync(self) -> None:
-        """Writes and syncs whatever there is, also with `interval` and `never`."""
+    def tick(self) -> None:
+        """What has to be done once in a while: with `interval`, the sync."""
         with self._writing:
-            self._guarded(self._write_pending)
-            self._guarded(lambda: self._disk.sync(self._handle))
+            if self._fsync == "interval" and self._synced < self.confirmed:
+                self._guarded(self._sync)
+            self._guarded(self._watermark.sync)
 
-    def rotate(self) -> None:
-        """Closes the segment and starts the next one."""
+    def rotate(self) -> tuple[int, int]:
+        """Closes the segment and starts the next one.
+
+        Returns the revision before which all segments are closed, and their `bytes`.
+        """
         with self._writing:
             self._guarded(self._write_pending)
             self._guarded(self._next_segment)
+            return self.first, self.bytes
 
     def close(self) -> None:
         """Writes what is pending and closes the segment; an empty one goes."""
         with self._writing:
             self._guarded(self._write_pending)
             self._guarded(self._end_segment if self.confirmed >= self.first else self._drop_segment)
+            self._guarded(self._watermark.sync)
+            self._watermark.close()
 
     def _write_pending(self) -> None:
         commits = [self._pending.popleft() for _ in range(len(self._pending))]
@@ -160,12 +176,19 @@ class Journal:
             return
         batch = commits[0].revision
         self._write(b"".join([record_line(commit, batch, self._seed) for commit in commits]))
+        last = commits[-1].revision
         if self._fsync == "always":
-            self._disk.sync(self._handle)
-        self.confirmed = commits[-1].revision
+            self._sync(last)
+        self.confirmed = last
         # No batch is ever as large as the other half.
         if self._reserved is not None and self.confirmed > self._reserved - RESERVED // 2:
             self._next_segment()
+
+    def _sync(self, last: int | None = None) -> None:
+        """Moves the watermark to `last`, or to what is confirmed, once that is on disk."""
+        self._synced = self.confirmed if last is None else last
+        self._disk.sync(self._handle)
+        self._watermark.advance(self._synced)
 
     def _write(self, data: bytes) -> None:
         self._disk.write(self._handle, data)
@@ -187,7 +210,7 @@ class Journal:
 
     def _end_segment(self) -> None:
         self._write(footer(self.confirmed, self._seed))
-        self._disk.sync(self._handle)
+        self._sync()
         self._disk.close(self._handle)
 
     def _drop_segment(self) -> None:
@@ -195,14 +218,14 @@ class Journal:
         self._disk.unlink(name_of(self.first))
         self._disk.sync_folder()
 
-    def _guarded(self, step: Any) -> None:
+    def _guarded(self, step: Callable[[], None]) -> None:
         if self._failure is None:
             try:
                 step()
                 return
-            except OSError as error:
+            except BaseException as error:  # whatever it is, the lines are not on disk
                 self._failure = error
-        raise DiskFailed(f"the journal cannot be written: {self._failure}")
+        raise DiskFailed(f"the journal cannot be written: {self._failure!r}")
 
 
 def _given(**fields: int | None) -> dict[str, int]:

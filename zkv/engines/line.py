@@ -43,8 +43,13 @@ def unseal(line: bytes, seed: int) -> dict[str, Any]:
     body = line[:-_TAIL_BYTES]
     if line[-_TAIL_BYTES:] != b',"crc":"%08x"}\n' % crc32(body, seed):
         raise ValueError("the CRC does not fit")
+    return peek(body + b"}")
+
+
+def peek(line: bytes) -> dict[str, Any]:
+    """The fields of a line whose CRC cannot be checked yet, since the store is in it."""
     try:
-        fields = _decode(body + b"}")
+        fields = _decode(line)
     except msgspec.DecodeError as error:
         raise ValueError(f"not JSON: {error}") from None
     if type(fields) is not dict:
@@ -61,9 +66,9 @@ def header(kind: str, store: str, revision: int, **more: int) -> bytes:
 def read_header(line: bytes, kind: str) -> dict[str, Any]:
     """The fields of a header; raises ValueError with a sentence."""
     try:
-        fields = _decode(line)
+        fields = peek(line)
         store, version = fields["store"], fields["zkv"]
-    except (msgspec.DecodeError, KeyError, TypeError):
+    except (ValueError, KeyError):
         raise ValueError("its first line is not a header of zkv") from None
     if version != FORMAT:
         raise OtherFormat(f"it has format {version}, and this zkv reads format {FORMAT}")

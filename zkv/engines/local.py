@@ -11,22 +11,22 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from zkv.engines import Call, Outcome
-from zkv.engines.compaction import compact
+from zkv.engines import Call, Outcome, compaction, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync, Journal
 from zkv.engines.recovery import recover, settle
 from zkv.engines.sessions import SESSIONS_MAX
-from zkv.errors import Damaged, DiskFailed, Error, RequestError, Unavailable
+from zkv.engines.space import Space
+from zkv.errors import Damaged, DiskFailed, Error, NotFound, RequestError, Unavailable
 from zkv.transaction import Commit, Completed, Entry, Transaction
 
 log = logging.getLogger(__name__)
 
-SYNC_INTERVAL_S: Final = 1.0
-"""How often `fsync="interval"` syncs: what a power failure can take."""
+TICK_S: Final = 1.0
+"""How often the keeper looks; `fsync="interval"` syncs as often: what a power failure can take."""
 
 SWEEP_KEYS_MAX: Final = 1000
 """Expired keys that are removed by one revision."""
@@ -36,6 +36,9 @@ JOURNAL_BYTES_MIN: Final = 64 * 2**20
 
 STOP_BYTES_MAX: Final = 64 * 2**20
 """A store no larger than this is compacted at each clean stop, so that stopping is quick."""
+
+COMPACT_AGAIN_S: Final = 60.0
+"""How long to wait after a compaction that failed."""
 
 
 class LocalEngine:
@@ -53,17 +56,23 @@ class LocalEngine:
         fsync: Fsync = "always",
         clock: Callable[[], float] = time.time,
         on_failure: Callable[[Exception], None] = lambda error: None,
+        compactor: type[compaction.Process | compaction.Inline] = compaction.Process,
     ) -> None:
         self._disk = disk
         self._fsync = fsync
         self._clock = clock
         self._on_failure = on_failure
+        self._compactor = compactor
         self._lock = threading.Lock()
-        self._closed = threading.Event()
+        self._closed = False
+        self._wake = threading.Event()
         disk.make()
         self._folder_lock = disk.lock()
         try:
             self._open()
+        except OSError as error:
+            self._folder_lock.close()
+            raise DiskFailed(f"the data folder {disk.folder}: {error}") from error
         except BaseException:
             self._folder_lock.close()
             raise
@@ -71,8 +80,10 @@ class LocalEngine:
         self._keeper.start()
 
     def execute(self, calls: Sequence[Call]) -> list[Outcome]:
+        if not calls:
+            return []
         with self._lock:
-            if self._closed.is_set():
+            if self._closed:
                 raise Unavailable("the store is closed")
             now = self._clock()
             self._sweep(now)
@@ -91,8 +102,11 @@ class LocalEngine:
             "fsync": self._fsync,
             "sessions": len(self._table.sessions),
             "sessions_max": SESSIONS_MAX,
-            "journal_bytes": self._closed_bytes + self._journal.bytes,
-            "snapshot_bytes": self._snapshot_bytes,
+            "journal_bytes": self._journal.bytes,
+            "snapshot_bytes": self._snapshot.bytes,
+            "snapshot_revision": self._snapshot.revision,
+            "compacting": self._compaction is not None or self._compaction_wanted,
+            "compaction_error": self._compaction_error,
         }
 
     @property
@@ -100,17 +114,32 @@ class LocalEngine:
         """The newest revision that is as durable as asked."""
         return self._journal.confirmed
 
+    def compact(self) -> None:
+        """Has everything up to now brought into a snapshot; returns before that is done."""
+        self._compaction_wanted = True
+        self._wake.set()
+
+    def read_snapshot(self, revision: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
+        """A part of the snapshot at this revision, and the size of all; raises NotFound."""
+        name = snapshot.name_of(revision)
+        try:
+            return self._disk.read(name, offset, bytes_max), self._disk.size(name)
+        except FileNotFoundError:
+            raise NotFound(f"there is no snapshot of revision {revision}") from None
+
     def close(self) -> None:
         with self._lock:
-            if self._closed.is_set():
+            if self._closed:
                 return
-            self._closed.set()
+            self._closed = True
+        self._wake.set()
         self._keeper.join()
         try:
+            if self._compaction is not None:
+                self._compaction.kill()
             self._journal.close()
-            journal_bytes = self._closed_bytes + self._journal.bytes
-            if journal_bytes and journal_bytes + self._snapshot_bytes <= STOP_BYTES_MAX:
-                compact(self._disk, self.store, self._table.next_revision - 1)
+            if 0 < self._journal.bytes <= STOP_BYTES_MAX - self._snapshot.bytes:
+                compaction.compact(self._disk, self.store, self._table.next_revision - 1)
         finally:
             self._folder_lock.close()
 
@@ -121,11 +150,20 @@ class LocalEngine:
             log.warning("the last batch was torn by a crash; its bytes are kept in %s", set_aside)
         self._table = found.table
         self.store = found.store or uuid.uuid4().hex
-        self._closed_bytes = found.journal_bytes
-        self._snapshot_bytes = found.snapshot_bytes
+        self._snapshot = found.snapshot
+        self._space = Space(self._disk)
         self._journal = Journal(
-            self._disk, self.store, self._table.revision, self._table.next_revision, self._fsync
+            self._disk,
+            self.store,
+            self._table.revision,
+            self._table.next_revision,
+            self._fsync,
+            found.journal_bytes,
         )
+        self._compaction: compaction.Process | compaction.Inline | None = None
+        self._compaction_wanted = False
+        self._compaction_error: str | None = None
+        self._compact_not_before = 0.0
 
     def _run(self, call: Call, now: float) -> Outcome:
         """One call, under the lock."""
@@ -140,6 +178,8 @@ class LocalEngine:
                 return Outcome(*known)
         try:
             result = call.run(t, call.args)
+            if t.changes:
+                self._take_space(t.changes)
         except BaseException as error:  # even SystemExit: the client waits for an answer
             revision = self._true_of(t)
             if session is not None and isinstance(error, RequestError):
@@ -153,6 +193,12 @@ class LocalEngine:
         else:
             return Outcome(result, self._true_of(t))
         return Outcome(result, t.revision)
+
+    def _take_space(self, changes: Mapping[str, Entry | None]) -> None:
+        """Raises NoSpace for changes that need more than deletions do."""
+        size = sum(len(entry.packed) + 512 for entry in changes.values() if entry is not None)
+        if size:
+            self._space.take(2 * size)  # JSON is larger than msgpack
 
     def _commit(self, commit: Commit) -> None:
         self._table.apply(commit)
@@ -168,32 +214,43 @@ class LocalEngine:
         return max(t.seen, self._journal.confirmed)
 
     def _keep(self) -> None:
-        """What has to be done by the clock, until the store is closed."""
-        while not self._closed.wait(SYNC_INTERVAL_S):
+        """The keeper's thread: what has to be done by the clock, until the store is closed."""
+        while not self._closed:
+            self._wake.wait(TICK_S)
+            self._wake.clear()
             try:
                 with self._lock:
                     self._sweep(self._clock())
+                    self._space.measure()
                     revision = self._table.revision
                 self._journal.confirm(revision)
-                if self._fsync == "interval":
-                    self._journal.sync()
-                info = self.info()
-                if info["journal_bytes"] > max(info["snapshot_bytes"], JOURNAL_BYTES_MIN):
-                    self._compact()
-            except DiskFailed as error:
+                self._journal.tick()
+                self._tend_compaction()
+            except Exception as error:
                 self._on_failure(error)
                 return
 
-    def _compact(self) -> None:
-        started = time.monotonic()
-        before = self._closed_bytes + self._journal.bytes
-        self._journal.rotate()
+    def _tend_compaction(self) -> None:
+        """Starts a compaction when it is time for one, and takes note of one that is done."""
         try:
-            merged = compact(self._disk, self.store, self._journal.first - 1)
-        except (OSError, ValueError, Damaged):
-            log.exception("compaction failed; the journal has everything")
-            self._closed_bytes = before
+            if self._compaction is None and self._time_to_compact():
+                self._compaction_wanted = False
+                first, self._compacted_bytes = self._journal.rotate()
+                self._compaction = self._compactor(self._disk, self.store, first - 1)
+            merged = self._compaction.poll() if self._compaction is not None else None
+        except (OSError, ValueError, Damaged) as error:
+            log.error("compaction failed, and nothing is lost: %s", error)
+            self._compaction, self._compaction_error = None, str(error)
+            self._compact_not_before = time.monotonic() + COMPACT_AGAIN_S
+            compaction.clean(self._disk)
             return
-        self._closed_bytes, self._snapshot_bytes = 0, merged.bytes
-        seconds = time.monotonic() - started
-        log.info("compacted to revision %d in %.2f s", merged.revision, seconds)
+        if merged is not None:
+            log.info("compacted to revision %d, %d bytes", merged.revision, merged.bytes)
+            self._compaction, self._compaction_error = None, None
+            self._journal.bytes -= self._compacted_bytes
+            self._snapshot = merged
+
+    def _time_to_compact(self) -> bool:
+        outgrown = self._journal.bytes > max(self._snapshot.bytes, JOURNAL_BYTES_MIN)
+        due = outgrown and time.monotonic() > self._compact_not_before
+        return due or self._compaction_wanted

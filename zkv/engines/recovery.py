@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from zkv.engines import journal, line, snapshot
+from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.table import Table
 from zkv.errors import Damaged
@@ -42,15 +42,14 @@ class Recovered(NamedTuple):
     obsolete: list[str]
     """Files that nothing needs; a crash may leave some."""
     journal_bytes: int
-    snapshot_bytes: int
+    """Of the segments that no snapshot has taken in yet."""
+    snapshot: snapshot.Written
 
 
 def recover(disk: Disk) -> Recovered:
     """Reads the folder and changes nothing. Raises Damaged, naming the file and the byte."""
-    names = disk.names()
-    snapshots = [name for name in names if _is_one_of(name, snapshot.PREFIX)]
-    segments = [name for name in names if _is_one_of(name, journal.PREFIX)]
-    obsolete = [name for name in names if name.endswith(".jsonl.tmp")] + snapshots[:-1]
+    snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
+    obsolete = disk.leftovers() + snapshots[:-1]
     store, tail, journal_bytes, saved = None, None, 0, 0
     table = Table()
     if snapshots:
@@ -67,9 +66,26 @@ def recover(disk: Disk) -> Recovered:
             obsolete.append(name)
             continue
         journal_bytes += segment.offset
+    last = segments[-1] if segments else snapshots[-1] if snapshots else watermark.NAME
+    store = _check_watermark(disk, store, table.revision, tail, last)
     table.build_index()
-    snapshot_bytes = disk.size(snapshots[-1]) if snapshots else 0
-    return Recovered(store, table, tail, obsolete, journal_bytes, snapshot_bytes)
+    size = disk.size(snapshots[-1]) if snapshots else 0
+    return Recovered(store, table, tail, obsolete, journal_bytes, snapshot.Written(saved, size))
+
+
+def _check_watermark(
+    disk: Disk, store: str | None, revision: int, tail: Segment | None, last: str
+) -> str | None:
+    """Raises Damaged if something is missing that was on disk once; returns the store id."""
+    mark = watermark.read(disk)
+    if mark is None:
+        return store
+    if store is not None and mark.store != store:
+        raise Damaged(f"{watermark.NAME}: it belongs to another store")
+    if revision < mark.revision:
+        where = f"{last}: cut or damaged at byte {tail.offset}" if tail else f"behind {last}"
+        raise Damaged(f"{where}: revisions {revision + 1} to {mark.revision} are missing")
+    return mark.store
 
 
 def settle(disk: Disk, found: Recovered) -> str | None:
@@ -91,10 +107,6 @@ def settle(disk: Disk, found: Recovered) -> str | None:
     return set_aside
 
 
-def _is_one_of(name: str, prefix: str) -> bool:
-    return name.startswith(prefix) and name.endswith(".jsonl")
-
-
 def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
     """Applies a segment's revisions that the table has not seen yet."""
     size, lines = disk.size(name), disk.lines(name)
@@ -103,7 +115,7 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
         header = line.read_header(head, "journal")
     except ValueError as error:
         if isinstance(error, line.OtherFormat) or _has_lines(head, *lines):
-            raise Damaged(f"{name}: {error}") from None
+            raise Damaged(f"{name}: bad header: {error}") from None
         return Segment(name, None, 0, size)
     seed, first, reserved = line.seed_of(header["store"]), header["rev"], header.get("reserved")
     if store is not None and header["store"] != store:

@@ -12,7 +12,7 @@ synced, read again, and only then given its name.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from zkv import values
 from zkv.engines import line, sessions
@@ -23,11 +23,22 @@ from zkv.transaction import Completed, Entry
 from zkv.values import Packed
 
 PREFIX: Final = "snapshot-"
-_WRITE_BYTES: Final = 2**20
+_WRITE_BYTES: Final = 4 * 2**20
+
+
+class Written(NamedTuple):
+    """A snapshot that is on disk."""
+
+    revision: int
+    bytes: int
 
 
 def name_of(revision: int) -> str:
     return f"{PREFIX}{revision:020d}.jsonl"
+
+
+def revision_of(name: str) -> int:
+    return int(name.removeprefix(PREFIX).removesuffix(".jsonl"))
 
 
 def entry_line(key: str, entry: Entry, seed: int) -> bytes:
@@ -47,35 +58,53 @@ def session_line(completed: Completed, revision: int, seed: int) -> bytes:
     return line.seal({"session": sessions.to_json(completed), "rev": revision}, seed)
 
 
-def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> int:
-    """Makes the snapshot of these lines durable under its name; returns its bytes.
+def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> Written:
+    """Makes the snapshot of these lines durable under its name.
 
     Raises OSError or Damaged; what was written then has a name that no start reads.
     """
-    seed, name = line.seed_of(store), name_of(revision)
+    name = name_of(revision)
     aside = name + ".tmp"
-    if aside in disk.names():
-        disk.unlink(aside)
-    handle = disk.create(aside)
-    try:
-        waiting, count, size = [line.header("snapshot", store, revision)], 0, 0
+
+    def whole() -> Iterator[bytes]:
+        count = 0
+        yield line.header("snapshot", store, revision)
         for one in lines:
-            waiting.append(one)
             count += 1
-            size += len(one)
-            if size > _WRITE_BYTES:
-                disk.write(handle, b"".join(waiting))
-                waiting, size = [], 0
-        waiting.append(line.seal({"end": "snapshot", "rev": revision, "count": count}, seed))
-        disk.write(handle, b"".join(waiting))
-        disk.sync(handle)
-    finally:
-        disk.close(handle)
+            yield one
+        footer = {"end": "snapshot", "rev": revision, "count": count}
+        yield line.seal(footer, line.seed_of(store))
+
+    write_lines(disk, aside, whole())
     for _ in read(disk, aside, store):
         pass
     disk.rename(aside, name)
     disk.sync_folder()
-    return disk.size(name)
+    return Written(revision, disk.size(name))
+
+
+def write_lines(disk: Disk, name: str, lines: Iterable[bytes]) -> None:
+    """Makes a file of these lines, and syncs it; one that is there is replaced.
+
+    It syncs as it goes: a hundred dirty megabytes would hold up the journal's own sync.
+    """
+    if name in disk.names():
+        disk.unlink(name)
+    handle = disk.create(name)
+    try:
+        waiting: list[bytes] = []
+        size = 0
+        for one in lines:
+            waiting.append(one)
+            size += len(one)
+            if size > _WRITE_BYTES:
+                disk.write(handle, b"".join(waiting))
+                disk.sync(handle)
+                waiting, size = [], 0
+        disk.write(handle, b"".join(waiting))
+        disk.sync(handle)
+    finally:
+        disk.close(handle)
 
 
 def load(disk: Disk, name: str) -> tuple[str, Table]:
@@ -83,15 +112,33 @@ def load(disk: Disk, name: str) -> tuple[str, Table]:
     header = read_header(disk, name)
     table = Table()
     for fields, _ in read(disk, name, header["store"]):
-        if "key" in fields:
-            packed = Packed(values.pack(values.from_json(fields["value"])))
-            table.load(fields["key"], Entry(packed, fields["version"], fields.get("expires")))
-        else:
-            session, seq, reply = sessions.from_json(fields["session"])
-            table.sessions.remember(session, seq, reply, fields["rev"])
+        try:
+            load_line(table, fields)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Damaged(f"{name}: it has a line that zkv did not write: {error!r}") from None
     table.revision = header["rev"]
     table.next_revision = table.revision + 1
     return header["store"], table
+
+
+def load_line(table: Table, fields: dict[str, Any]) -> None:
+    """Takes the line of a key or a session into a table."""
+    if "key" in fields:
+        packed = Packed(values.pack(values.from_json(fields["value"])))
+        table.load(fields["key"], Entry(packed, fields["version"], fields.get("expires")))
+    else:
+        session, seq, reply = sessions.from_json(fields["session"])
+        table.sessions.remember(session, seq, reply, fields["rev"])
+
+
+def lines_of(table: Table, seed: int) -> Iterator[bytes]:
+    """The lines of a whole table."""
+    for key in table.keys("", ""):
+        entry = table.get(key)
+        if entry is not None:
+            yield entry_line(key, entry, seed)
+    for completed, revision in table.sessions.completed():
+        yield session_line(completed, revision, seed)
 
 
 def read_header(disk: Disk, name: str) -> dict[str, Any]:
@@ -99,7 +146,7 @@ def read_header(disk: Disk, name: str) -> dict[str, Any]:
     try:
         return line.read_header(next(disk.lines(name), b""), "snapshot")
     except ValueError as error:
-        raise Damaged(f"{name}: {error}") from None
+        raise Damaged(f"{name}: bad header: {error}") from None
 
 
 def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes]]:

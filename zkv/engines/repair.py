@@ -1,0 +1,97 @@
+"""Makes a store out of whatever lines of a damaged folder are good. Nothing is deleted.
+
+Every line says what it does by itself, so a bad one takes nothing else with it: the good
+lines are applied in order, the result becomes a snapshot, and the old files are renamed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from zkv.engines import journal, line, snapshot, watermark
+from zkv.engines.disk import Disk
+from zkv.engines.table import Table
+from zkv.errors import Damaged
+
+
+class Repaired(NamedTuple):
+    """What became of a folder."""
+
+    keys: int
+    revision: int
+    lost: list[str]
+    """A sentence for each thing that could not be read."""
+    set_aside: list[str]
+    """The new names of the old files."""
+
+
+def repair(disk: Disk) -> Repaired:
+    """Repairs the folder, which must be locked.
+
+    Raises Damaged if no file says whose it is, and OSError.
+    """
+    snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
+    store, lost = _store_of(disk, snapshots + segments), list[str]()
+    table = Table()
+    used = 0
+    for name in snapshots[-1:]:
+        table.revision = snapshot.revision_of(name)
+        for fields in _good_lines(disk, name, store, lost):
+            if "key" in fields or "session" in fields:
+                snapshot.load_line(table, fields)
+    for name in segments:
+        for fields in _good_lines(disk, name, store, lost):
+            used = max(used, fields.get("reserved", 0))
+            if "batch" in fields and fields["rev"] > table.revision:
+                _note_gap(table.revision, fields["rev"], lost)
+                table.apply(journal.read_record(fields).commit)
+    mark = watermark.read(disk)
+    if mark is not None and mark.store == store:
+        _note_gap(table.revision, mark.revision + 1, lost)
+        used = max(used, mark.revision)
+    table.build_index()
+    revision = max(used, table.revision) + 1
+    snapshot.write(disk, store, revision, snapshot.lines_of(table, line.seed_of(store)))
+    set_aside = []
+    for name in snapshots + segments + [watermark.NAME] * (mark is not None):
+        set_aside.append(f"{name}.damaged-{time.time_ns()}")
+        disk.rename(name, set_aside[-1])
+    disk.sync_folder()
+    return Repaired(len(table), revision, lost, set_aside)
+
+
+def _store_of(disk: Disk, names: list[str]) -> str:
+    for name in names:
+        try:
+            header = line.peek(next(disk.lines(name), b""))
+            line.unseal(next(disk.lines(name)), line.seed_of(header["store"]))
+            return str(header["store"])
+        except (ValueError, KeyError, AttributeError, StopIteration):
+            continue
+    mark = watermark.read(disk)
+    if mark is None:
+        raise Damaged("no file of the folder has a header that says which store it is")
+    return mark.store
+
+
+def _good_lines(disk: Disk, name: str, store: str, lost: list[str]) -> Iterator[dict[str, Any]]:
+    """The fields of each good line; a bad one is searched for good ones inside it."""
+    seed, offset = line.seed_of(store), 0
+    for one in disk.lines(name):
+        try:
+            yield line.unseal(one, seed)
+        except ValueError:
+            lost.append(f"{name}: bad line at byte {offset}")
+            for candidate in journal.lines_behind(one):
+                try:
+                    yield line.unseal(candidate, seed)
+                except ValueError:
+                    continue
+        offset += len(one)
+
+
+def _note_gap(last: int, following: int, lost: list[str]) -> None:
+    if following > last + 1:
+        lost.append(f"revisions {last + 1} to {following - 1}")

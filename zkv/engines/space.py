@@ -1,0 +1,45 @@
+"""Whether the disk has room for a write, known before anything is done.
+
+A journal that runs into a full disk can acknowledge nothing any more, not even a delete.
+So puts are refused while there is still a reserve, which deletes and a clean stop use.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from zkv.engines.disk import Disk
+from zkv.errors import NoSpace
+
+RESERVE_BYTES_MAX: Final = 32 * 2**20
+"""Kept free, or an eighth of the file system if that is less."""
+
+_STEP_BYTES: Final = 16 * 2**20
+
+
+class Space:
+    """Counts what is written, and measures anew every few megabytes and at each `measure`."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._left = 0
+        self.measure()
+
+    def measure(self) -> None:
+        """Looks how much is free: others write to the disk too."""
+        free, total = self._disk.free_bytes()
+        self._free = free - min(RESERVE_BYTES_MAX, total // 8)
+        self._left = min(self._free, _STEP_BYTES)
+
+    def take(self, size: int) -> None:
+        """Counts so many bytes as written; raises NoSpace when they must not be."""
+        self._left -= size
+        if self._left < 0:
+            self.measure()
+            self._left -= size
+            if self._free < size:
+                raise NoSpace(
+                    "the disk is too full for writes; reads and deletes still work",
+                    size=size,
+                    limit=max(0, self._free),
+                )
