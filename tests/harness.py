@@ -16,6 +16,8 @@ from typing import Any
 import msgpack
 import zmq
 
+from zkv.engines.local import LocalEngine
+
 EXIT_S = 10
 
 
@@ -92,3 +94,9 @@ def wait_until(true: Any, timeout_s: float = 10) -> None:
     while not true():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.01)
+
+
+def compact(engine: LocalEngine) -> None:
+    """Has the engine compact, and waits until it has, or has failed."""
+    engine.compact()
+    wait_until(lambda: not (engine.info()["compacting"] and engine._keeper.is_alive()))

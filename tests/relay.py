@@ -11,7 +11,8 @@ import zmq
 
 
 class Relay:
-    """Listens at `endpoint` while it is entered; which replies it loses hangs on the seed.
+    """Listens at `endpoint` while it is entered. A reply is lost with the probability `lost`,
+    which may be changed; which ones hangs on the seed.
 
     What it has not got rid of while the server is away it delivers when the server is back:
     late, and perhaps behind the same request sent again.
@@ -19,7 +20,7 @@ class Relay:
 
     def __init__(self, server: str, *, lost: float, seed: int) -> None:
         self.passed = self.dropped = 0
-        self._lost = lost
+        self.lost = lost
         self._random = random.Random(seed)
         self._context = zmq.Context()
         self._clients = self._context.socket(zmq.ROUTER)
@@ -54,7 +55,7 @@ class Relay:
                 frames = socket.recv_multipart()
                 if socket is self._clients:
                     self._server.send_multipart(frames)
-                elif self._random.random() < self._lost:
+                elif self._random.random() < self.lost:
                     self.dropped += 1
                 else:
                     self._clients.send_multipart(frames)

@@ -661,17 +661,19 @@ def test_version_and_help(run: Run) -> None:
     code, out, err = run("--help")
     assert (code, err) == (0, b"")
     words = re.findall(rb"^    (\w+)  ", out, re.MULTILINE)
-    assert b" ".join(words) == b"get put delete incr list count clear ping info load dump"
+    assert b" ".join(words) == (
+        b"get put delete incr list count clear ping info load dump compact backup"
+    )
     assert b"\nExit codes: 0 done, " in out
 
 
 def test_put_on_a_condition_and_for_a_time(run: Run) -> None:
-    assert run("put", "k", "1", "--if-version", "0") == Ended(0, b"", b"")
-    ended = run("put", "k", "2", "--if-version", "0")
+    assert run("put", "once", "1", "--if-version", "0") == Ended(0, b"", b"")
+    ended = run("put", "once", "2", "--if-version", "0")
     assert ended == Ended(4, b"", b"zkv-client: the version is not the expected one\n")
-    assert run("delete", "k", "--if-version", "99").code == 4
-    assert run("put", "k", "3", "--ttl", "0.001").code == 0
-    assert run("get", "k").code == 3
+    assert run("delete", "once", "--if-version", "99").code == 4
+    assert run("put", "once", "3", "--ttl", "0.001").code == 0
+    assert run("get", "once").code == 3
 
 
 def test_backup_makes_a_folder_that_can_be_opened(run: Run, tmp_path: Path) -> None:

@@ -170,7 +170,8 @@ def _refuse_if_synced(disk: Disk, name: str, offset: int, seed: int, expected: i
             fields = line.unseal(candidate, seed)
         except ValueError:
             continue
-        if "end" in fields or fields.get("batch", 0) > expected:
+        last_proved = fields["rev"] if "end" in fields else fields.get("batch", 0) - 1
+        if last_proved >= expected:
             raise Damaged(
                 f"{name}: bad line at byte {offset}, where revision {expected} should stand; "
                 f"lines behind it are good, so it was acknowledged"

@@ -1,0 +1,306 @@
+"""A journal that is cut or changed anywhere is read as what it was, or refused.
+
+The one exception is the last batch of a journal whose writer died. Damage there looks like
+the torn tail that a crash leaves, which no reply has told of; so a prefix may come back that
+misses revisions of that batch, and of no other. And a cut at the end of a line cannot be told
+from a crash at that moment: only what stands behind bytes can prove that they are missing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from zkv import requests, values
+from zkv.engines import Call, compaction, journal, line
+from zkv.engines.disk import Disk
+from zkv.engines.local import LocalEngine
+from zkv.engines.recovery import recover, settle
+from zkv.errors import Damaged
+from zkv.operations import OPERATIONS
+
+STORE = "0123456789abcdef0123456789abcdef"
+MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+NOW = 1_795_377_851.125
+State = dict[str, tuple[bytes, int]]
+"""What is under each key, as msgpack, and its version."""
+
+Change = tuple[str, Any]
+GONE = object()
+BATCHES: list[list[Change]] = [
+    [("user:1", {"name": "Ada"})],
+    [("a", 1), ("b", 2.5), ("c", None)],
+    [("a", GONE)],
+    [("ä\u2028", b"\xff"), ("n", 2**64 - 1), ("a", [True]), ("b", GONE), ("c", "x" * 60)],
+    [("line", '{"rev":9,"batch":9,"crc":"00000000"}\n'), ("tag", {"$b": 1})],
+    [("n", -0.0)],
+    [(f"k{n}", n) for n in range(8)],
+    [("k0", GONE), ("k1", GONE)],
+    [("a", "again"), ("z", {1: [None]})],
+    [("k2", GONE), ("last", {"crc": "5d1f0a3e"}), ("n", 7), ("k3", "y"), ("y", [])],
+]
+REVISIONS = sum(map(len, BATCHES))
+BATCH_BEGINS = REVISIONS - len(BATCHES[-1])
+"""The revision before the last batch."""
+
+
+class QuickDisk(Disk):
+    """Does not sync: here files are damaged by hand, and processes die but not machines."""
+
+    def sync(self, handle: int) -> None:
+        pass
+
+    def sync_folder(self) -> None:
+        pass
+
+
+def change(key: str, value: Any) -> Call:
+    op, fields = ("delete", {}) if value is GONE else ("put", {"value": value})
+    return Call(OPERATIONS[op], requests.check({"op": op, "key": key, **fields}).args)
+
+
+def states() -> list[State]:
+    """The state at each revision, according to a plain dict."""
+    found: list[State] = [{}]
+    for key, value in [one for batch in BATCHES for one in batch]:
+        after = dict(found[-1])
+        after.pop(key, None)
+        if value is not GONE:
+            after[key] = values.pack(value), len(found)
+        found.append(after)
+    return found
+
+
+STATES = states()
+
+
+def open_engine(folder: Path, store: str = STORE) -> LocalEngine:
+    """An engine; on an empty folder it takes the store's id from a header with nothing behind."""
+    folder.mkdir(exist_ok=True)
+    if not any(folder.iterdir()):
+        (folder / journal.name_of(1)).write_bytes(line.header("journal", store, 1))
+    return LocalEngine(QuickDisk(folder), clock=lambda: NOW, compactor=compaction.Inline)
+
+
+def write_history(folder: Path, batches: list[list[Change]] = BATCHES) -> LocalEngine:
+    """An engine that holds the last of `STATES`."""
+    engine = open_engine(folder)
+    for batch in batches:
+        engine.execute([change(*one) for one in batch])
+    return engine
+
+
+def state_in(folder: Path) -> State:
+    """What a start would serve; nothing in the folder changes."""
+    table = recover(Disk(folder)).table
+    entries = {key: table.get(key) for key in table.keys("", "")}
+    return {key: (entry.packed, entry.version) for key, entry in entries.items() if entry}
+
+
+def revision_in(folder: Path) -> int | None:
+    """Which of `STATES` a start would serve; None if it would refuse with a good sentence."""
+    try:
+        return STATES.index(state_in(folder))
+    except Damaged as error:
+        told = str(error)
+    assert re.match(r"(journal|snapshot)-\d{20}\.jsonl: ", told), told
+    assert re.search(r"at byte \d+|header|missing|format|another store", told), told
+    return None
+
+
+def abandon(engine: LocalEngine) -> None:
+    """Lets go of the folder as a crash does: nothing is written."""
+    engine._closed = True
+    engine._wake.set()
+    engine._keeper.join()
+    engine._folder_lock.close()
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory, where there is such a thing: these tests write thousands of files."""
+    with TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def died(tmp_path: Path) -> Path:
+    """A folder whose writer died with everything on disk."""
+    abandon(write_history(tmp_path / "died"))
+    return tmp_path / "died"
+
+
+@pytest.fixture
+def rotated(tmp_path: Path) -> Path:
+    """The same with the segment closed, and the next one begun."""
+    engine = write_history(tmp_path / "rotated")
+    engine._journal.rotate()
+    abandon(engine)
+    return tmp_path / "rotated"
+
+
+def segment(folder: Path) -> Path:
+    return folder / journal.name_of(1)
+
+
+Choose = Callable[[int], list[int]]
+
+
+@pytest.fixture
+def other_bytes(seed: int, long: bool) -> Choose:
+    """What to put in the place of a byte: a flipped bit and a few others, or each other one."""
+    rng = random.Random(seed)
+
+    def choose(byte: int) -> list[int]:
+        some = [byte ^ 1 << rng.randrange(8), 0, 0xFF, ord("\n")]
+        return [other for other in (range(256) if long else some) if other != byte]
+
+    return choose
+
+
+def damages(path: Path, other_bytes: Choose) -> Iterator[int]:
+    """Yields the offset of each byte of a file while the byte is another one."""
+    whole = path.read_bytes()
+    with path.open("r+b", buffering=0) as file:
+        for offset, byte in enumerate(whole):
+            for now in other_bytes(byte):
+                os.pwrite(file.fileno(), bytes([now]), offset)
+                yield offset
+            os.pwrite(file.fileno(), bytes([byte]), offset)
+
+
+def cuts(path: Path) -> Iterator[int]:
+    """Yields each size below a file's own while the file is cut to it, the largest first."""
+    whole = path.read_bytes()
+    for size in reversed(range(len(whole))):
+        os.truncate(path, size)
+        yield size
+    path.write_bytes(whole)
+
+
+def revision_at(whole: bytes, offset: int) -> int:
+    """The revision whose line this byte belongs to; 0 for the header."""
+    return whole.count(b"\n", 0, offset)
+
+
+def test_a_line_is_this() -> None:
+    """The CRC-32 of what stands before it, begun with that of the store's id."""
+    seed = line.seed_of(STORE)
+    sealed = b'{"rev":7,"put":{"a":[1,null]},"batch":7,"crc":"2383230a"}\n'
+    assert line.seal({"rev": 7, "put": {"a": [1, None]}, "batch": 7}, seed) == sealed
+    assert line.unseal(sealed, seed) == {"rev": 7, "put": {"a": [1, None]}, "batch": 7}
+    assert crc32(sealed[: -len(',"crc":"2383230a"}\n')], crc32(STORE.encode())) == 0x2383230A
+
+
+def test_a_journal_is_these_lines(tmp_path: Path) -> None:
+    engine = open_engine(tmp_path / "data")
+    engine.execute([change("user:1", {"name": "Ada"})])
+    engine.execute([change("b", b"\xff"), change("user:1", GONE)])
+    header, *lines = segment(tmp_path / "data").read_bytes().decode().splitlines()
+    engine._journal.rotate()
+    footer = segment(tmp_path / "data").read_text().splitlines()[-1]
+    engine.close()
+    bodies = [
+        f'{{"zkv":1,"file":"journal","store":"{STORE}","rev":1',
+        '{"rev":1,"time":"2026-11-22T20:04:11.125000Z","put":{"user:1":{"name":"Ada"}},"batch":1',
+        '{"rev":2,"time":"2026-11-22T20:04:11.125000Z","put":{"b":{"$b":"/w=="}},"batch":2',
+        '{"rev":3,"time":"2026-11-22T20:04:11.125000Z","delete":["user:1"],"batch":2',
+        '{"end":"journal","rev":3',
+    ]
+    for one, body in zip([header, *lines, footer], bodies, strict=True):
+        assert one == f'{body},"crc":"{crc32(body.encode(), crc32(STORE.encode())):08x}"}}'
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"\n", b"{}\n", b"null\n", b'{"rev":1}\n', b'{"rev":1,"crc":"00000000"}\n', b"\0" * 99],
+)
+def test_what_is_no_line_is_refused(bad: bytes) -> None:
+    with pytest.raises(ValueError, match="CRC"):
+        line.unseal(bad, 0)
+
+
+def test_a_line_of_another_store_is_no_line_of_this_one() -> None:
+    sealed = line.seal({"rev": 1}, line.seed_of("one"))
+    with pytest.raises(ValueError, match="CRC"):
+        line.unseal(sealed, line.seed_of("other"))
+
+
+def test_a_journal_that_is_whole_is_the_full_state(died: Path, rotated: Path) -> None:
+    assert revision_in(died) == revision_in(rotated) == REVISIONS
+    assert len(set(map(repr, STATES))) == REVISIONS + 1, "each revision can be told from the rest"
+
+
+def test_a_journal_cut_anywhere_has_every_whole_line(died: Path, tmp_path: Path) -> None:
+    """The rest is kept aside."""
+    whole = segment(died).read_bytes()
+    for size in range(len(whole) + 1):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        segment(folder).write_bytes(whole[:size])
+        disk = QuickDisk(folder)
+        settle(disk, recover(disk))
+        good = whole.rfind(b"\n", 0, size) + 1
+        kept = [path.read_bytes() for path in folder.glob("*.torn-*")]
+        assert kept == [whole[good:size]] * (good < size)
+        assert revision_in(folder) == max(whole.count(b"\n", 0, size) - 1, 0)
+        shutil.rmtree(folder)
+
+
+def test_a_store_goes_on_from_a_cut(died: Path, tmp_path: Path, long: bool, seed: int) -> None:
+    whole = segment(died).read_bytes()
+    for size in range(0 if long else seed % 20, len(whole) + 1, 1 if long else 20):
+        folder = tmp_path / str(size)
+        folder.mkdir()
+        segment(folder).write_bytes(whole[:size])
+        revision = max(whole.count(b"\n", 0, size) - 1, 0)
+        engine = open_engine(folder)
+        assert engine.execute([change("new", size)])[0].revision == revision + 1
+        goes_on = STATES[revision] | {"new": (values.pack(size), revision + 1)}
+        assert state_in(folder) == goes_on
+        engine.close()
+        assert state_in(folder) == goes_on
+
+
+def test_a_changed_byte_is_refused_or_is_of_the_last_batch(died: Path, other_bytes: Choose) -> None:
+    path = segment(died)
+    whole, refused = path.read_bytes(), 0
+    for offset in damages(path, other_bytes):
+        revision = revision_in(died)
+        if revision_at(whole, offset) <= BATCH_BEGINS:
+            assert revision is None, f"byte {offset} gives revision {revision}"
+            refused += 1
+        else:
+            assert revision is None or BATCH_BEGINS <= revision <= REVISIONS, f"byte {offset}"
+    assert refused > 2000
+
+
+def test_a_changed_byte_of_a_closed_segment_is_refused(rotated: Path, other_bytes: Choose) -> None:
+    """Or it is in the footer of the last segment, and then nothing is missing."""
+    for offset in damages(segment(rotated), other_bytes):
+        assert revision_in(rotated) is None, f"byte {offset}"
+    whole = segment(rotated).read_bytes()
+    (rotated / journal.name_of(REVISIONS + 1)).unlink()
+    for offset in damages(segment(rotated), other_bytes):
+        footer = revision_at(whole, offset) > REVISIONS
+        assert revision_in(rotated) in ((None, REVISIONS) if footer else (None,)), f"byte {offset}"
+
+
+def test_a_cut_of_a_closed_segment_is_refused(rotated: Path) -> None:
+    """Unless nothing but the footer of the last segment is missing."""
+    for size in cuts(segment(rotated)):
+        assert revision_in(rotated) is None, f"byte {size}"
+    (rotated / journal.name_of(REVISIONS + 1)).unlink()
+    whole = segment(rotated).read_bytes()
+    for size in cuts(segment(rotated)):
+        footer_only = whole.count(b"\n", 0, size) > REVISIONS
+        assert revision_in(rotated) == (REVISIONS if footer_only else None), f"byte {size}"

@@ -1,0 +1,316 @@
+#!/usr/bin/env python3
+"""Shows that the tests can fail: makes zkv wrong, one line at a time, and has the tests that
+are there for that line find it out.
+
+python3 tools/mutants.py               every mutant, and whether it was caught
+python3 tools/mutants.py --only NAME   one of them; may be given several times
+python3 tools/mutants.py --list        their names; and that each can still be made
+
+A mutant lives in a copy of zkv and its tests, in a temporary folder; servers that the tests
+start are of that copy too. The tests must pass without a mutant, and its own fail with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from environment import ROOT, VENV, python_with
+
+TIMEOUT_S: Final = 900
+"""What the tests of one mutant may take; a mutant that hangs them longer is caught too."""
+
+PASSED, FAILED = 0, 1  # pytest's exit codes; any other is a mistake in the table
+
+
+class Mutant(NamedTuple):
+    """One way to be wrong: in this file, this text becomes that, and these tests must fail."""
+
+    name: str
+    file: str
+    text: str
+    instead: str
+    tests: tuple[str, ...]
+
+
+MUTANTS: Final = (
+    Mutant(
+        "no lock round read-modify-write",
+        "zkv/engines/local.py",
+        "        with self._lock:\n"
+        "            if self._closed:\n"
+        '                raise Unavailable("the store is closed")\n'
+        "            now",
+        "        if True:\n            now",
+        ("tests/test_transactions.py::test_transactions_never_interleave",),
+    ),
+    Mutant(
+        "sessions not in the journal",
+        "zkv/engines/journal.py",
+        "    if commit.completed is not None:",
+        "    if False:",
+        ("tests/test_sessions.py::test_a_request_sent_again_gets_the_same_reply_and_is_not_run",),
+    ),
+    Mutant(
+        "sessions not in the snapshot",
+        "zkv/engines/compaction.py",
+        "            yield snapshot.session_line(completed, revision, self._seed)",
+        "            yield from ()",
+        ("tests/test_sessions.py::test_a_request_sent_again_gets_the_same_reply_and_is_not_run",),
+    ),
+    Mutant(
+        "a resent request of an unknown session is run",
+        "zkv/engines/sessions.py",
+        "            if retry:",
+        "            if False:",
+        ("tests/test_sessions.py::test_a_retry_of_an_unknown_session_is_not_run",),
+    ),
+    Mutant(
+        "a client does not say that it sends again",
+        "zkv/client.py",
+        'resend={"retry": True}',
+        "resend={}",
+        (
+            "tests/test_exactly_once.py"
+            "::test_a_server_that_forgot_the_session_is_not_made_to_do_it_again",
+        ),
+    ),
+    Mutant(
+        "a request sent again is run again",
+        "zkv/engines/local.py",
+        "            if known is not None:",
+        "            if False:",
+        ("tests/test_exactly_once.py::test_each_write_is_done_once",),
+    ),
+    Mutant(
+        "ttl restored as relative",
+        "zkv/engines/journal.py",
+        "            changes[key] = Entry(packed, revision, expires.get(key))",
+        "            deadline = expires.get(key)\n"
+        "            if deadline is not None:\n"
+        "                written = datetime.fromisoformat(fields['time']).timestamp()\n"
+        "                deadline += datetime.now(UTC).timestamp() - written\n"
+        "            changes[key] = Entry(packed, revision, deadline)",
+        ("tests/test_expiry.py::test_deadlines_are_absolute_on_disk",),
+    ),
+    Mutant(
+        "expired keys are there until swept",
+        "zkv/engines/local.py",
+        "            self._sweep(now)\n            outcomes",
+        "            outcomes",
+        ("tests/test_expiry.py::test_nothing_sees_an_expired_key",),
+    ),
+    Mutant(
+        "values compared with ==",
+        "zkv/operations.py",
+        "values.equal(entry.packed, wanted)",
+        "values.unpack(entry.packed) == values.unpack(wanted)",
+        ("tests/test_store.py::test_a_value_is_compared_with_its_type",),
+    ),
+    Mutant(
+        "no fsync",
+        "zkv/engines/journal.py",
+        '        if self._fsync == "always":',
+        "        if False:",
+        ("tests/test_engines.py::test_an_outcome_is_on_disk_before_it_is_told",),
+    ),
+    Mutant(
+        "fsync does not reach the system",
+        "zkv/engines/disk.py",
+        "        os.fdatasync(handle)",
+        "        pass",
+        ("tests/test_exactly_once.py::test_what_is_acknowledged_was_synced",),
+    ),
+    Mutant(
+        "no fsync of the folder",
+        "zkv/engines/disk.py",
+        "        _sync_folder(self.folder)",
+        "        pass",
+        ("tests/test_exactly_once.py::test_what_is_acknowledged_was_synced",),
+    ),
+    Mutant(
+        "acknowledged before the fsync",
+        "zkv/engines/journal.py",
+        "        if self.confirmed < revision:\n            with self._writing:",
+        "        if False:\n            with self._writing:",
+        (
+            "tests/test_engines.py::test_an_outcome_is_on_disk_before_it_is_told",
+            "tests/test_engines.py::test_nothing_tells_of_what_is_not_on_disk",
+        ),
+    ),
+    Mutant(
+        "a get tells what is not durable",
+        "zkv/transaction.py",
+        "        if version > self.seen:",
+        "        if False:",
+        ("tests/test_engines.py::test_nothing_tells_of_what_is_not_on_disk",),
+    ),
+    Mutant(
+        "fsync tried again after it failed",
+        "zkv/engines/journal.py",
+        "        if self._failure is None:",
+        "        if True:",
+        ("tests/test_engines.py::test_a_failed_write_or_sync_is_final",),
+    ),
+    Mutant(
+        "CRC unchecked",
+        "zkv/engines/line.py",
+        '    if line[-_TAIL_BYTES:] != b\',"crc":"%08x"}\\n\' % crc32(body, seed):',
+        "    if not line.endswith(b'\"}\\n'):",
+        ("tests/test_journal.py::test_what_is_no_line_is_refused",),
+    ),
+    Mutant(
+        "a bad line anywhere is a torn tail",
+        "zkv/engines/recovery.py",
+        "            _refuse_if_synced(disk, name, offset, seed, expected)\n            break",
+        "            break",
+        ("tests/test_recovery.py::test_a_sector_of_zeros_is_refused_or_is_of_the_last_batch",),
+    ),
+    Mutant(
+        "the watermark ignored",
+        "zkv/engines/recovery.py",
+        "    if revision < mark.revision:",
+        "    if False:",
+        ("tests/test_exactly_once.py::test_a_store_that_lost_what_it_had_synced_is_refused",),
+    ),
+    Mutant(
+        "revisions given out again after a crash",
+        "zkv/engines/recovery.py",
+        "    if reserved is not None:\n        table",
+        "    if False:\n        table",
+        ("tests/test_exactly_once.py::test_no_revision_is_given_out_twice",),
+    ),
+    Mutant(
+        "a client does not see that data is lost",
+        "zkv/client.py",
+        "        if revision < seen:",
+        "        if False:",
+        ("tests/test_exactly_once.py::test_a_client_says_when_data_is_lost",),
+    ),
+    Mutant(
+        "a worker swallows an exception, and its client waits",
+        "zkv/server.py",
+        "                if bodies:",
+        "                with suppress(Exception):",
+        ("tests/test_server.py::test_a_handler_that_raises_is_reported_at_once",),
+    ),
+    Mutant(
+        "a defect of an operation ends its worker",
+        "zkv/engines/local.py",
+        "        except BaseException as error:  # even SystemExit",
+        "        except Error as error:  #",
+        ("tests/test_engines.py::TestContract::test_whatever_an_operation_raises_is_its_outcome",),
+    ),
+)
+
+
+def main() -> int:
+    args = _arguments()
+    chosen = [mutant for mutant in MUTANTS if not args.only or mutant.name in args.only]
+    with tempfile.TemporaryDirectory(prefix="zkv-mutants-") as home:
+        original = _copy(ROOT, Path(home, "original"))
+        for mutant in chosen:
+            _mutated(mutant, original)
+            if args.list:
+                print(mutant.name)
+        return 0 if args.list else _run(chosen, original)
+
+
+def _run(chosen: list[Mutant], original: Path) -> int:
+    """Prints a line of the table for each; returns the exit code."""
+    there = Path(sys.prefix) == VENV and importlib.util.find_spec("pytest")
+    python = sys.executable if there else python_with("test", "bench")
+    tests = dict.fromkeys(test for mutant in chosen for test in mutant.tests)
+    code, output = _pytest(tests, python, original)
+    if code != PASSED:
+        sys.exit(f"{output}the tests do not pass without a mutant")
+    escaped = 0
+    for mutant in chosen:
+        started = time.monotonic()
+        caught = _is_caught(mutant, python, original)
+        escaped += not caught
+        verdict = "caught" if caught else "ESCAPED"
+        print(f"{verdict:8} {time.monotonic() - started:4.0f} s  {mutant.name}", flush=True)
+    print(f"{len(chosen) - escaped} of {len(chosen)} caught")
+    return 1 if escaped else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Shows that the tests can fail.")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", choices=[mutant.name for mutant in MUTANTS]
+    )
+    parser.add_argument("--list", action="store_true", help="print the names, and run nothing")
+    return parser.parse_args()
+
+
+def _is_caught(mutant: Mutant, python: str, original: Path) -> bool:
+    folder = _copy(original, original.with_name("mutant"))
+    try:
+        (folder / mutant.file).write_text(_mutated(mutant, original))
+        code, output = _pytest(mutant.tests, python, folder)
+    finally:
+        shutil.rmtree(folder)
+    if code not in (PASSED, FAILED):
+        sys.exit(f"{output}{mutant.name}: pytest ended with {code}")
+    return code == FAILED
+
+
+def _mutated(mutant: Mutant, original: Path) -> str:
+    source = (original / mutant.file).read_text()
+    if (times := source.count(mutant.text)) != 1:
+        sys.exit(f"{mutant.name}: {mutant.file} has its text {times} times, not once")
+    return source.replace(mutant.text, mutant.instead)
+
+
+def _copy(source: Path, folder: Path) -> Path:
+    """Copies zkv and its tests, as sources only, to a new folder."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for part in ("zkv", "tests"):
+        shutil.copytree(source / part, folder / part, ignore=ignored)
+    shutil.copy(source / "pyproject.toml", folder)
+    return folder
+
+
+def _pytest(tests: Iterable[str], python: str, folder: Path) -> tuple[int, str]:
+    """Runs these tests in a copy; returns pytest's exit code and the end of what it said."""
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    where = [python, "-c", "import importlib.util as u; print(u.find_spec('zkv').origin)"]
+    found = subprocess.check_output(where, cwd="/", env=environment, text=True).strip()
+    if found != str(folder / "zkv" / "__init__.py"):
+        sys.exit(f"the tests would run on {found}, not on the copy in {folder}")
+    command = [python, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
+        try:
+            code = process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            code = FAILED
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        output.seek(0)
+        return code, output.read()[-5000:]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
