@@ -165,7 +165,7 @@ def test_a_bad_field_is_named(server: ServerProcess, field: str, request_: dict[
     [(op, field) for op in OPS for field in OPS[op].fields if field not in ("value", "default")],
 )
 def test_no_field_takes_just_anything(server: ServerProcess, op: str, field: str) -> None:
-    good = {"key": "k", "value": 1, "prefix": "k", "ttl": 1, "then": []}
+    good = {"key": "k", "value": 1, "prefix": "k", "ttl": 1, "then": [], "revision": 1}
     needed = {name: good[name] for name, it in OPS[op].fields.items() if it.required}
     request = {"op": op, **needed, field: msgpack.ExtType(9, b"?")}
     assert_refused(reply_to_map(server, **request), "bad_request", field)

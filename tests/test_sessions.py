@@ -217,7 +217,6 @@ def test_without_a_session_nothing_is_remembered(wire: Wire) -> None:
     assert wire("info")["sessions"] == 0
 
 
-@pytest.mark.xfail(reason="LocalEngine._run remembers the exception itself", strict=True)
 def test_a_remembered_failure_does_not_hold_on_to_its_request(wire: Wire) -> None:
     """An error knows its traceback, that its frames, and those what was sent: up to 8 MiB
     for each of 100,000 sessions.

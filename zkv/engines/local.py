@@ -183,7 +183,9 @@ class LocalEngine:
         except BaseException as error:  # even SystemExit: the client waits for an answer
             revision = self._true_of(t)
             if session is not None and isinstance(error, RequestError):
-                sessions.remember(session.id, session.seq, error, revision)
+                # Not the exception itself: its traceback holds on to the request.
+                failure = type(error)(error.message, **error.details)
+                sessions.remember(session.id, session.seq, failure, revision)
             return Outcome(error, revision)
         if session is not None:
             completed = Completed(session.id, session.seq, result)
