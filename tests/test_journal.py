@@ -1,9 +1,8 @@
 """A journal that is cut or changed anywhere is read as what it was, or refused.
 
-The one exception is the last batch of a journal whose writer died. Damage there looks like
-the torn tail that a crash leaves, which no reply has told of; so a prefix may come back that
-misses revisions of that batch, and of no other. And a cut at the end of a line cannot be told
-from a crash at that moment: only what stands behind bytes can prove that they are missing.
+The one exception is what stands behind the watermark: the last batch of a journal whose
+writer died. Damage there looks like the torn tail that a crash leaves, which no reply has
+told of; so a prefix may come back that misses revisions of that batch, and of no other.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from zlib import crc32
 import pytest
 
 from zkv import requests, values
-from zkv.engines import Call, compaction, journal, line
+from zkv.engines import Call, compaction, journal, line, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover, settle
@@ -134,9 +133,20 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture
 def died(tmp_path: Path) -> Path:
-    """A folder whose writer died with everything on disk."""
+    """A folder whose writer died when all was on disk, and the watermark said so."""
     abandon(write_history(tmp_path / "died"))
     return tmp_path / "died"
+
+
+@pytest.fixture
+def unsure(tmp_path: Path) -> Path:
+    """The same, but the writer died before it knew that its last batch was on disk."""
+    engine = write_history(tmp_path / "unsure", BATCHES[:-1])
+    mark = (tmp_path / "unsure" / watermark.NAME).read_bytes()
+    engine.execute([change(*one) for one in BATCHES[-1]])
+    abandon(engine)
+    (tmp_path / "unsure" / watermark.NAME).write_bytes(mark)
+    return tmp_path / "unsure"
 
 
 @pytest.fixture
@@ -235,13 +245,13 @@ def test_a_line_of_another_store_is_no_line_of_this_one() -> None:
         line.unseal(sealed, line.seed_of("other"))
 
 
-def test_a_journal_that_is_whole_is_the_full_state(died: Path, rotated: Path) -> None:
-    assert revision_in(died) == revision_in(rotated) == REVISIONS
+def test_a_journal_that_is_whole_is_the_full_state(died: Path, unsure: Path, rotated: Path) -> None:
+    assert revision_in(died) == revision_in(unsure) == revision_in(rotated) == REVISIONS
     assert len(set(map(repr, STATES))) == REVISIONS + 1, "each revision can be told from the rest"
 
 
 def test_a_journal_cut_anywhere_has_every_whole_line(died: Path, tmp_path: Path) -> None:
-    """The rest is kept aside."""
+    """If no watermark tells of more. The rest is kept aside."""
     whole = segment(died).read_bytes()
     for size in range(len(whole) + 1):
         folder = tmp_path / str(size)
@@ -271,11 +281,28 @@ def test_a_store_goes_on_from_a_cut(died: Path, tmp_path: Path, long: bool, seed
         assert state_in(folder) == goes_on
 
 
-def test_a_changed_byte_is_refused_or_is_of_the_last_batch(died: Path, other_bytes: Choose) -> None:
-    path = segment(died)
+def test_what_was_synced_and_is_cut_or_changed_is_refused(died: Path, other_bytes: Choose) -> None:
+    """The watermark proves what is missing, also where no byte does."""
+    for offset in damages(segment(died), other_bytes):
+        assert revision_in(died) is None, f"byte {offset}"
+    for size in cuts(segment(died)):
+        assert revision_in(died) is None, f"cut to {size}"
+
+
+def test_a_cut_is_refused_or_is_of_the_last_batch(unsure: Path) -> None:
+    whole = segment(unsure).read_bytes()
+    for size in cuts(segment(unsure)):
+        revision = whole.count(b"\n", 0, size) - 1
+        assert revision_in(unsure) == (revision if revision >= BATCH_BEGINS else None), f"{size}"
+
+
+def test_a_changed_byte_is_refused_or_is_of_the_last_batch(
+    unsure: Path, other_bytes: Choose
+) -> None:
+    path = segment(unsure)
     whole, refused = path.read_bytes(), 0
     for offset in damages(path, other_bytes):
-        revision = revision_in(died)
+        revision = revision_in(unsure)
         if revision_at(whole, offset) <= BATCH_BEGINS:
             assert revision is None, f"byte {offset} gives revision {revision}"
             refused += 1

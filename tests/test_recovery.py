@@ -21,21 +21,29 @@ from test_journal import (
     REVISIONS,
     STATES,
     STORE,
+    Choose,
     abandon,
     change,
+    cuts,
+    damages,
+    died,
     open_engine,
+    other_bytes,
     revision_in,
     segment,
     state_in,
+    unsure,
     write_history,
 )
 from test_snapshot import faults
 
-from zkv.engines import compaction, journal, line, snapshot
+from zkv.engines import compaction, journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync
 from zkv.engines.local import LocalEngine
 from zkv.errors import Damaged, StartError
+
+__all__ = ["died", "other_bytes", "unsure"]  # fixtures
 
 CUTS = (3, 7)
 """Behind how many batches a segment ends."""
@@ -102,14 +110,14 @@ def damaged_lines(lines: list[bytes]) -> Iterator[tuple[int, list[bytes]]]:
             yield at, [*lines[:at], lines[at + 1], lines[at], *lines[at + 2 :]]
 
 
-def test_lines_missing_doubled_or_swapped_are_refused(tmp_path: Path) -> None:
-    """A last line that is missing was never written, as far as anyone can tell."""
-    abandon(write_history(tmp_path / "data"))
-    path = segment(tmp_path / "data")
-    lines = path.read_bytes().splitlines(keepends=True)
+def test_lines_missing_doubled_or_swapped_are_refused(died: Path, unsure: Path) -> None:
+    """A last line that is missing behind the watermark was never written, as far as we know."""
+    lines = segment(died).read_bytes().splitlines(keepends=True)
     for at, damaged in damaged_lines(lines):
-        path.write_bytes(b"".join(damaged))
-        revision = revision_in(path.parent)
+        segment(died).write_bytes(b"".join(damaged))
+        assert revision_in(died) is None, f"line {at}"
+        segment(unsure).write_bytes(b"".join(damaged))
+        revision = revision_in(unsure)
         if at <= BATCH_BEGINS or len(damaged) >= len(lines):
             assert revision is None, f"line {at}"
         else:
@@ -128,14 +136,17 @@ def test_lines_of_a_closed_segment_missing_doubled_or_swapped_are_refused(
 
 
 @pytest.mark.parametrize("sector", [64, 512])
-def test_a_sector_of_zeros_is_refused_or_is_of_the_last_batch(tmp_path: Path, sector: int) -> None:
-    abandon(write_history(tmp_path / "data"))
-    path = segment(tmp_path / "data")
-    whole = path.read_bytes()
+def test_a_sector_of_zeros_is_refused_or_is_of_the_last_batch(
+    died: Path, unsure: Path, sector: int
+) -> None:
+    whole = segment(died).read_bytes()
     for start in range(0, len(whole), sector):
         end = min(start + sector, len(whole))
-        path.write_bytes(whole[:start] + bytes(end - start) + whole[end:])
-        revision = revision_in(path.parent)
+        zeroed = whole[:start] + bytes(end - start) + whole[end:]
+        segment(died).write_bytes(zeroed)
+        assert revision_in(died) is None, f"byte {start}"
+        segment(unsure).write_bytes(zeroed)
+        revision = revision_in(unsure)
         first = whole.count(b"\n", 0, start)
         if first <= BATCH_BEGINS and whole.count(b"\n", end) > len(BATCHES[-1]):
             assert revision is None
@@ -163,12 +174,9 @@ def test_what_a_crash_left_behind_the_last_line_is_kept_aside(tmp_path: Path, ta
         assert [path.read_bytes() for path in folder.glob("*.torn-*")] == [tail]
 
 
-def test_good_lines_behind_a_torn_one_never_come_back(tmp_path: Path) -> None:
+def test_good_lines_behind_a_torn_one_never_come_back(unsure: Path) -> None:
     """They are of a batch that was not acknowledged, and go aside with it."""
-    folder = tmp_path / "data"
-    abandon(write_history(folder))
-    whole = segment(folder).read_bytes()
-    (folder / "watermark").unlink()  # the crash came before the batch was synced
+    folder, whole = unsure, segment(unsure).read_bytes()
     torn = whole.index(b'{"rev":%d,' % (BATCH_BEGINS + 1))
     segment(folder).write_bytes(whole[:torn] + b"\0" + whole[torn + 1 :])
     for revision in range(1, 4):
@@ -180,12 +188,32 @@ def test_good_lines_behind_a_torn_one_never_come_back(tmp_path: Path) -> None:
 
 
 def test_a_missing_segment_is_refused(parts: list[Path]) -> None:
-    first, middle, last = parts
-    for path in (first, middle):
+    for path in parts:
         aside = path.rename(path.with_suffix(".away"))
         refused(path.parent, "missing")
         aside.rename(path)
-    assert revision_in(last.parent) == REVISIONS
+    assert revision_in(parts[0].parent) == REVISIONS
+
+
+def test_no_data_where_there_was_some_is_refused(died: Path) -> None:
+    segment(died).unlink()
+    refused(died, watermark.NAME, "1 to 30 are missing")
+
+
+def test_a_damaged_watermark_only_knows_of_less(died: Path, other_bytes: Choose) -> None:
+    """It never makes a good folder bad; its other line still proves what is missing."""
+    mark, lines = died / watermark.NAME, segment(died).read_bytes().splitlines(keepends=True)
+    assert {revision_in(died) for _ in damages(mark, other_bytes)} == {REVISIONS}
+    assert {revision_in(died) for _ in cuts(mark)} == {REVISIONS}
+    segment(died).write_bytes(b"".join(lines[:-1]))
+    assert {revision_in(died) for _ in damages(mark, other_bytes)} == {None, REVISIONS - 1}
+    segment(died).write_bytes(b"".join(lines[:BATCH_BEGINS]))
+    assert {revision_in(died) for _ in damages(mark, other_bytes)} == {None}
+
+
+def test_a_watermark_of_another_store_is_refused(died: Path, tmp_path: Path) -> None:
+    shutil.copy(other_store(tmp_path / "other") / watermark.NAME, died)
+    refused(died, watermark.NAME, "another store")
 
 
 def test_a_missing_snapshot_is_refused(compacted: Path) -> None:

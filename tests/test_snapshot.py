@@ -16,6 +16,7 @@ import pytest
 from harness import compact
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_engines import ForgetfulDisk
 from test_journal import (
     BATCHES,
     REVISIONS,
@@ -142,43 +143,53 @@ def counted(name: str) -> Any:
         self.left -= 1
         if self.fails():
             raise OSError(5, "Input/output error")
-        return getattr(QuickDisk, name)(self, *args)
+        return getattr(QuickDisk if self.keeps else ForgetfulDisk, name)(self, *args)
 
     return method
 
 
-class FaultDisk(QuickDisk):
-    """Raises in the call of this number, and in each one behind it, as if the process died."""
+class FaultDisk(ForgetfulDisk):
+    """Raises in the call of this number, and in each one behind it, as if the process died.
 
-    def __init__(self, folder: Path, number: int) -> None:
+    Of what was not synced it either keeps everything or nothing.
+    """
+
+    def __init__(self, folder: Path, number: int, keeps: bool) -> None:
         super().__init__(folder)
         self.left = number
+        self.keeps = keeps
 
     def fails(self) -> bool:
         return self.left <= 0
 
     create = counted("create")
+    open = counted("open")
     write = counted("write")
+    write_at = counted("write_at")
     sync = counted("sync")
     rename = counted("rename")
     unlink = counted("unlink")
     sync_folder = counted("sync_folder")
 
 
-def faults(folder: Path, kind: type[FaultDisk] = FaultDisk) -> Iterator[FaultDisk]:
+def faults(
+    folder: Path, kind: type[FaultDisk] = FaultDisk, keeps: bool = True
+) -> Iterator[FaultDisk]:
     """A copy of the folder for each call that can fail, until none does."""
-    number, disk = 0, kind(folder, 0)
+    number, disk = 0, kind(folder, 0, keeps)
     while disk.left <= 0:
         number += 1
-        disk = kind(shutil.copytree(folder, folder.with_name(f"fault-{number}")), number)
+        copy = shutil.copytree(folder, folder.with_name(f"fault-{number}"))
+        disk = kind(copy, number, keeps)
         yield disk
     assert number > 8
 
 
-def test_what_was_acknowledged_before_the_disk_failed_is_there(tmp_path: Path) -> None:
+@pytest.mark.parametrize("keeps", [True, False])
+def test_what_was_acknowledged_before_the_disk_failed_is_there(tmp_path: Path, keeps: bool) -> None:
     """And if more is there, then what was sent next; also over compactions and a clean stop."""
     (tmp_path / "empty").mkdir()
-    for disk in faults(tmp_path / "empty"):
+    for disk in faults(tmp_path / "empty", keeps=keeps):
         told = 0
         with suppress(OSError, StartError):
             engine = LocalEngine(disk, compactor=compaction.Inline)
@@ -205,13 +216,14 @@ class FlakyDisk(FaultDisk):
 
 
 @pytest.mark.parametrize("kind", [FaultDisk, FlakyDisk])
+@pytest.mark.parametrize("keeps", [True, False])
 def test_a_compaction_that_fails_at_any_step_loses_nothing(
-    tmp_path: Path, kind: type[FaultDisk], caplog: pytest.LogCaptureFixture
+    tmp_path: Path, kind: type[FaultDisk], keeps: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The store goes on, if it is the snapshot that cannot be written; and so does a restart."""
     caplog.set_level(logging.CRITICAL)
     write_history(tmp_path / "data", BATCHES[:4]).close()
-    for disk in faults(tmp_path / "data", kind):
+    for disk in faults(tmp_path / "data", kind, keeps):
         number, disk.left = disk.left, 10**9
         engine = LocalEngine(disk, compactor=compaction.Inline)
         for batch in BATCHES[4:]:
