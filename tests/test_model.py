@@ -29,51 +29,141 @@ PREFIXES = st.just("") | KEYS | st.sampled_from(["c", "b\U0010ffff\U0010ffff"])
 NUMBERS = st.integers(-3, 3) | st.sampled_from([0.5, 2**64 - 1, -(2**63), 1e308, 1.7e308])
 VALUES = NUMBERS | st.booleans() | SHALLOW
 
+TTLS = st.sampled_from([0.5, 1, 1000, 1e6])
+
 Request = tuple[str, dict[str, Any]]
-REQUESTS: st.SearchStrategy[Request] = st.one_of(
-    st.tuples(st.just("get"), st.fixed_dictionaries({"key": KEYS})),
-    st.tuples(st.just("put"), st.fixed_dictionaries({"key": KEYS, "value": VALUES})),
-    st.tuples(st.just("delete"), st.fixed_dictionaries({"key": KEYS})),
-    st.tuples(st.just("count"), st.fixed_dictionaries({"prefix": PREFIXES})),
+
+
+def fields(required: dict[str, Any], **optional: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({"key": KEYS, **required}, optional=optional)
+
+
+def requests_of(**ops: Any) -> st.SearchStrategy[Request]:
+    return st.one_of(*[st.tuples(st.just(op), given) for op, given in ops.items()])
+
+
+CONDITIONS = st.fixed_dictionaries(
+    {}, optional={"version": st.integers(0, 12), "exists": st.booleans(), "value": VALUES}
+).filter(bool)
+ON_CONDITION = {"if": CONDITIONS, "return_old": st.booleans()}
+PUT = fields({"value": VALUES}, ttl=TTLS, **ON_CONDITION) | fields(
+    {"value": VALUES}, keep_ttl=st.booleans(), **ON_CONDITION
 )
-"""What may stand in a batch. The other operations have rules only."""
+WRITES = requests_of(
+    put=PUT,
+    delete=fields({}, **ON_CONDITION),
+    incr=fields({"by": NUMBERS, "initial": NUMBERS}, **{"if": CONDITIONS}),
+    expire=fields({"ttl": TTLS | st.none()}, **{"if": CONDITIONS}),
+)
+READS = requests_of(
+    get=fields({}, default=VALUES), count=st.fixed_dictionaries({"prefix": PREFIXES})
+)
+OPS = st.lists((WRITES | READS).map(lambda request: {"op": request[0], **request[1]}), max_size=4)
+GUARDS = st.lists(
+    st.tuples(KEYS, CONDITIONS).map(lambda pair: {"key": pair[0], **pair[1]}), max_size=2
+)
+TXNS = st.fixed_dictionaries({"then": OPS}, optional={"if": GUARDS, "else": OPS})
+SESSIONS = st.sampled_from(["s", b"t"])
 
 
 class Model:
-    """Keys with values and versions; `answer` gives the reply that a store must give."""
+    """Keys with values, versions and deadlines; `answer` gives the reply of a store."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, tuple[Any, int]] = {}
+        self.entries: dict[str, tuple[Any, int, float | None]] = {}
+        self.sessions: dict[str | bytes, tuple[int, dict[str, Any]]] = {}
+        self.on_disk = dict(self.sessions)
         self.revision = 0
+        self.now = 0.0
+        self.changed = False
 
-    def answer(self, op: str, fields: dict[str, Any]) -> dict[str, Any]:
+    def sweep(self, now: float) -> bool:
+        """What has expired by now goes, by a revision of its own."""
+        self.now = now
+        kept = {key: it for key, it in self.entries.items() if it[2] is None or it[2] > now}
+        swept = len(kept) < len(self.entries)
+        self.entries = kept
+        self.revision += swept
+        return swept
+
+    def answer(self, op: str, given: dict[str, Any]) -> dict[str, Any]:
         """The fields of the reply; of a failure, its code."""
-        before = dict(self.entries)
+        session, seq = given.pop("session", None), given.pop("seq", 0)
+        retry = given.pop("retry", False)
+        if session in self.sessions:
+            latest, reply = self.sessions[session]
+            if seq <= latest:
+                stale = {"error": "stale", "revision": self.revision}
+                return reply if seq == latest else stale
+        elif session is not None and retry:
+            return {"error": "session_lost", "revision": self.revision}
+        before, self.changed = dict(self.entries), session is not None
         try:
-            reply: dict[str, Any] = getattr(self, op)(**fields)
+            found = self.run(op, given)
         except errors.RequestError as error:
-            self.entries = before
-            reply = {"error": error.code}
-        if self.entries.keys() != before.keys() or any(
-            version > self.revision for _, version in self.entries.values()
-        ):
-            self.revision += 1
-        return {**dict(sorted(reply.items())), "revision": self.revision}
+            self.entries, self.changed = before, False
+            found = {"error": error.code}
+        self.revision += self.changed
+        reply = {**dict(sorted(found.items())), "revision": self.revision}
+        if session is not None:
+            self.sessions[session] = seq, reply
+            if "error" not in reply:
+                self.on_disk[session] = seq, reply
+        return reply
 
-    def get(self, key: str) -> dict[str, Any]:
+    def run(self, op: str, given: dict[str, Any]) -> dict[str, Any]:
+        if op != "txn":
+            self.check(given.get("key", ""), given.pop("if", {}))
+        reply: dict[str, Any] = getattr(self, op)(**given)
+        return reply
+
+    def restart(self) -> None:
+        """Failures are remembered in memory only."""
+        self.sessions = dict(self.on_disk)
+
+    def holds(self, key: str, conditions: dict[str, Any]) -> bool:
+        value, version, _ = self.entries.get(key, (None, 0, None))
+        for name, wanted in conditions.items():
+            if name == "version" and version != wanted:
+                return False
+            if name == "exists" and (key in self.entries) is not wanted:
+                return False
+            if name == "value" and not (key in self.entries and same(value, wanted)):
+                return False
+        return True
+
+    def check(self, key: str, conditions: dict[str, Any]) -> None:
+        if not self.holds(key, conditions):
+            raise errors.Conflict(key)
+
+    def get(self, key: str, **default: Any) -> dict[str, Any]:
         if key not in self.entries:
+            if default:
+                return {"value": default["default"], "version": 0}
             raise errors.NotFound(key)
-        value, version = self.entries[key]
-        return {"value": value, "version": version}
+        value, version, deadline = self.entries[key]
+        ttl = {} if deadline is None else {"ttl": deadline - self.now}
+        return {"value": value, "version": version, **ttl}
 
-    def put(self, key: str, value: Any) -> dict[str, Any]:
-        self.entries[key] = value, self.revision + 1
-        return {"version": self.revision + 1}
+    def put(
+        self,
+        key: str,
+        value: Any,
+        ttl: float | None = None,
+        keep_ttl: bool = False,
+        return_old: bool = False,
+    ) -> dict[str, Any]:
+        old = self.entries.get(key)
+        deadline = self.now + ttl if ttl is not None else old[2] if keep_ttl and old else None
+        self.entries[key] = value, self.revision + 1, deadline
+        self.changed = True
+        return {"version": self.revision + 1} | ({"old": old[0]} if return_old and old else {})
 
-    def delete(self, key: str) -> dict[str, Any]:
-        version = self.get(key)["version"]
+    def delete(self, key: str, return_old: bool = False) -> dict[str, Any]:
+        found = self.get(key)
         del self.entries[key]
-        return {"version": version}
+        self.changed = True
+        return {"version": found["version"]} | ({"old": found["value"]} if return_old else {})
 
     def incr(self, key: str, by: Any, initial: Any) -> dict[str, Any]:
         value = self.entries[key][0] if key in self.entries else initial
@@ -82,7 +172,10 @@ class Model:
         value += by
         if not (-(2**63) <= value < 2**64 if type(value) is int else math.isfinite(value)):
             raise errors.Overflow(key)
-        return {"value": value, **self.put(key, value)}
+        return {"value": value, **self.put(key, value, keep_ttl=True)}
+
+    def expire(self, key: str, ttl: float | None) -> dict[str, Any]:
+        return self.put(key, self.get(key)["value"], ttl)
 
     def list(self, prefix: str, after: str, limit: int, values: bool) -> dict[str, Any]:
         keys = [key for key in sorted(self.entries) if key.startswith(prefix) and key > after]
@@ -99,7 +192,14 @@ class Model:
         gone = [key for key in self.entries if key.startswith(prefix)]
         for key in gone:
             del self.entries[key]
+        self.changed |= bool(gone)
         return {"count": len(gone)}
+
+    def txn(self, then: Any, **more: Any) -> dict[str, Any]:
+        guards = [dict(guard) for guard in more.get("if", ())]
+        success = all(self.holds(guard.pop("key"), guard) for guard in guards)
+        ops = [dict(one) for one in (then if success else more.get("else", ()))]
+        return {"success": success, "results": [self.run(one.pop("op"), one) for one in ops]}
 
 
 class Machine(RuleBasedStateMachine):
@@ -125,34 +225,46 @@ class Machine(RuleBasedStateMachine):
         with self.home:
             self.engine.close()
 
-    def ask(self, op: str, **fields: Any) -> None:
+    def ask(self, op: str, **given: Any) -> None:
         """Asks both, and compares."""
-        self.ask_all([(op, fields)])
+        self.ask_all([(op, given)])
 
     def ask_all(self, requests: list[Request]) -> None:
-        """Asks both for a batch. What changes nothing in it may be true of an older revision."""
+        """Asks both for a batch. What changes nothing may be true of an older revision, when
+        others in the batch, or keys that expire, have not been synced yet.
+        """
         bodies = self.service.handle([protocol.encode_request(*one) for one in requests])
-        for (op, fields), body in zip(requests, bodies, strict=True):
-            before, wanted, reply = self.model.revision, self.model.answer(op, fields), read(body)
-            if len(requests) > 1 and wanted["revision"] == before >= reply["revision"]:
+        unsynced = self.model.sweep(self.now) or len(requests) > 1
+        for (op, given), body in zip(requests, bodies, strict=True):
+            before, wanted, reply = (
+                self.model.revision,
+                self.model.answer(op, dict(given)),
+                read(body),
+            )
+            if unsynced and wanted["revision"] == before >= reply["revision"]:
                 reply["revision"] = before
-            assert same(reply, wanted), (op, fields, reply, wanted)
+            assert same(reply, wanted), (op, given, reply, wanted)
 
-    @rule(key=KEYS)
-    def get(self, key: str) -> None:
-        self.ask("get", key=key)
+    @rule(request=WRITES | READS)
+    def one(self, request: Request) -> None:
+        self.ask_all([request])
 
-    @rule(key=KEYS, value=VALUES)
-    def put(self, key: str, value: Any) -> None:
-        self.ask("put", key=key, value=value)
+    @rule(txn=TXNS)
+    def txn(self, txn: dict[str, Any]) -> None:
+        self.ask("txn", **txn)
 
-    @rule(key=KEYS)
-    def delete(self, key: str) -> None:
-        self.ask("delete", key=key)
-
-    @rule(key=KEYS, by=NUMBERS, initial=NUMBERS)
-    def incr(self, key: str, by: Any, initial: Any) -> None:
-        self.ask("incr", key=key, by=by, initial=initial)
+    @rule(
+        request=WRITES | st.tuples(st.just("txn"), TXNS),
+        session=SESSIONS,
+        step=st.integers(-1, 2),
+        retry=st.booleans(),
+    )
+    def write_in_a_session(
+        self, request: Request, session: str | bytes, step: int, retry: bool
+    ) -> None:
+        """Also what was done before, and what is out of date."""
+        seq = max(1, self.model.sessions.get(session, (0, {}))[0] + step)
+        self.ask(request[0], **request[1], session=session, seq=seq, retry=retry)
 
     @rule(prefix=PREFIXES, after=PREFIXES, limit=st.integers(1, 5), values=st.booleans())
     def list(self, **fields: Any) -> None:
@@ -166,7 +278,7 @@ class Machine(RuleBasedStateMachine):
     def clear(self, prefix: str) -> None:
         self.ask("clear", prefix=prefix)
 
-    @rule(requests=st.lists(REQUESTS, min_size=2, max_size=6))
+    @rule(requests=st.lists(WRITES | READS, min_size=2, max_size=6))
     def batch(self, requests: Any) -> None:
         self.ask_all(requests)
 
@@ -181,6 +293,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def restart(self) -> None:
         self.engine.close()
+        self.model.restart()
         self.open()
 
     @rule(torn=st.sampled_from([b"", b'{"rev":', b'\0\0\n{"rev":1}\n{"re', b'"}\n\n']))
@@ -191,6 +304,7 @@ class Machine(RuleBasedStateMachine):
         with max(self.folder.glob("journal-*.jsonl")).open("ab") as segment:
             segment.write(torn)
         self.torn += bool(torn)
+        self.model.restart()
         self.open()
         dead.close()
 
