@@ -25,8 +25,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="repeat a random test with the seed it printed")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("long" if config.getoption("--long") else "short")
+    if config.getoption("--long"):
+        config.option.timeout = 0
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from harness import serving
 from wire import Wire
 
 import zkv
+from zkv.engines import line
 from zkv.errors import Damaged
 
 
@@ -165,9 +166,11 @@ def files(tmp_path: Path) -> Path:
 def test_files_of_another_version_are_refused(files: Path, kind: str, version: int) -> None:
     """With a sentence, not a traceback, and without a byte of them changed."""
     (file,) = files.glob(f"{kind}-*.jsonl")
-    content = file.read_bytes()
-    assert content.startswith(b'{"zkv":1,')
-    file.write_bytes(content.replace(b'{"zkv":1,', b'{"zkv":%d,' % version, 1))
+    header, rest = file.read_bytes().split(b"\n", 1)
+    fields = json.loads(header)
+    del fields["crc"]
+    sealed = line.seal({**fields, "zkv": version}, line.seed_of(fields["store"]))
+    file.write_bytes(sealed + rest)
     before = {path: path.read_bytes() for path in files.iterdir()}
     ran = subprocess.run(
         [sys.executable, "-m", "zkv", "--data", str(files)],
@@ -179,6 +182,7 @@ def test_files_of_another_version_are_refused(files: Path, kind: str, version: i
     assert file.name in sentence
     assert f"format {version}" in sentence
     assert "format 1" in sentence
+    assert "--repair" not in sentence
     assert {path: path.read_bytes() for path in files.iterdir()} == before
     with pytest.raises(zkv.StartError, match=f"format {version}"):
         zkv.open(files)

@@ -126,7 +126,6 @@ FOOTER = {"end": "snapshot", "rev": 9, "count": 2}
         [HEADER, A, {**B, "value": {"$q": 0}}, FOOTER],
         [{**HEADER, "file": "journal"}, A, B, FOOTER],
         [{**HEADER, "store": "another"}, A, B, FOOTER],
-        [{**HEADER, "zkv": 2}, A, B, FOOTER],
     ],
 )
 def test_good_lines_that_are_no_snapshot_are_refused(tmp_path: Path, bodies: list[Any]) -> None:

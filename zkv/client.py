@@ -120,11 +120,12 @@ class Client(Store):
         self._taken = 0
 
     def _take(self) -> _Connection:
+        if self._pid != os.getpid():  # forked: sockets are the parent's, its threads are gone
+            self._lock = threading.Lock()
+            self._start_pool()
         with self._lock:
             if self._closed:
                 raise BadRequest("the client is closed")
-            if self._pid != os.getpid():  # forked: the sockets are the parent's
-                self._start_pool()
             connection = self._idle.pop() if self._idle else self._connect()
             self._taken += 1
             return connection

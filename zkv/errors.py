@@ -159,6 +159,12 @@ class Damaged(StartError):
     exit_code = 65
 
 
+class OtherFormat(StartError):
+    """The store was written by another version of zkv. Exit code 65 (EX_DATAERR)."""
+
+    exit_code = 65
+
+
 class AddressInUse(StartError):
     """An endpoint cannot be listened on. Exit code 69 (EX_UNAVAILABLE)."""
 

@@ -7,7 +7,9 @@ all-or-nothing costs nothing. No lock, no file and no wire word may live here.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 from zkv.errors import NotFound
@@ -124,6 +126,5 @@ class Transaction:
         return count
 
     def _merged(self, below: Iterator[str], prefix: str, after: str) -> Iterator[str]:
-        changed = {key for key in self.changes if key.startswith(prefix) and key > after}
-        changed.update(below)
-        return iter(sorted(changed))
+        changed = sorted(key for key in self.changes if key.startswith(prefix) and key > after)
+        return (key for key, _ in groupby(heapq.merge(below, changed)))

@@ -15,7 +15,7 @@ from zlib import crc32
 import msgspec
 
 FORMAT: Final = 1
-"""The version of the data files; it stands in the first line of each."""
+"""The version of the data files. It stands in the first line of each, whose form never changes."""
 
 
 class OtherFormat(ValueError):
@@ -66,13 +66,11 @@ def header(kind: str, store: str, revision: int, **more: int) -> bytes:
 def read_header(line: bytes, kind: str) -> dict[str, Any]:
     """The fields of a header; raises ValueError with a sentence."""
     try:
-        fields = peek(line)
-        store, version = fields["store"], fields["zkv"]
-    except (ValueError, KeyError):
-        raise ValueError("its first line is not a header of zkv") from None
-    if version != FORMAT:
-        raise OtherFormat(f"it has format {version}, and this zkv reads format {FORMAT}")
-    fields = unseal(line, seed_of(str(store)))
+        fields = unseal(line, seed_of(peek(line)["store"]))
+    except (KeyError, AttributeError):
+        raise ValueError("it is not a header of zkv") from None
+    if fields["zkv"] != FORMAT:
+        raise OtherFormat(f"it has format {fields['zkv']}, and this zkv reads format {FORMAT}")
     if fields["file"] != kind:
         raise ValueError(f"it is a {fields['file']}, not a {kind}")
     return fields

@@ -34,6 +34,9 @@ SWEEP_KEYS_MAX: Final = 1000
 JOURNAL_BYTES_MIN: Final = 64 * 2**20
 """A running store is compacted when its journal is larger than its snapshot and than this."""
 
+SEGMENTS_MAX: Final = 16
+"""A store that finds more segments than this is compacted: it was killed again and again."""
+
 STOP_BYTES_MAX: Final = 64 * 2**20
 """A store no larger than this is compacted at each clean stop, so that stopping is quick."""
 
@@ -161,7 +164,7 @@ class LocalEngine:
             found.journal_bytes,
         )
         self._compaction: compaction.Process | compaction.Inline | None = None
-        self._compaction_wanted = False
+        self._compaction_wanted = found.segments > SEGMENTS_MAX
         self._compaction_error: str | None = None
         self._compact_not_before = 0.0
 
@@ -236,13 +239,14 @@ class LocalEngine:
         """Starts a compaction when it is time for one, and takes note of one that is done."""
         try:
             if self._compaction is None and self._time_to_compact():
-                self._compaction_wanted = False
                 first, self._compacted_bytes = self._journal.rotate()
                 self._compaction = self._compactor(self._disk, self.store, first - 1)
+                self._compaction_wanted = False
             merged = self._compaction.poll() if self._compaction is not None else None
         except (OSError, ValueError, Damaged) as error:
             log.error("compaction failed, and nothing is lost: %s", error)
             self._compaction, self._compaction_error = None, str(error)
+            self._compaction_wanted = False
             self._compact_not_before = time.monotonic() + COMPACT_AGAIN_S
             compaction.clean(self._disk)
             return

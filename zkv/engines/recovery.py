@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.table import Table
-from zkv.errors import Damaged
+from zkv.errors import Damaged, OtherFormat
 
 
 class Segment(NamedTuple):
@@ -41,6 +41,7 @@ class Recovered(NamedTuple):
     """The last segment, if its writer died."""
     obsolete: list[str]
     """Files that nothing needs; a crash may leave some."""
+    segments: int
     journal_bytes: int
     """Of the segments that no snapshot has taken in yet."""
     snapshot: snapshot.Written
@@ -70,7 +71,8 @@ def recover(disk: Disk) -> Recovered:
     store = _check_watermark(disk, store, table.revision, tail, last)
     table.build_index()
     size = disk.size(snapshots[-1]) if snapshots else 0
-    return Recovered(store, table, tail, obsolete, journal_bytes, snapshot.Written(saved, size))
+    written = snapshot.Written(saved, size)
+    return Recovered(store, table, tail, obsolete, len(segments), journal_bytes, written)
 
 
 def _check_watermark(
@@ -113,8 +115,10 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
     head = next(lines, b"")
     try:
         header = line.read_header(head, "journal")
+    except line.OtherFormat as error:
+        raise OtherFormat(f"{name}: {error}") from None
     except ValueError as error:
-        if isinstance(error, line.OtherFormat) or _has_lines(head, *lines):
+        if _has_lines(head, *lines):
             raise Damaged(f"{name}: bad header: {error}") from None
         return Segment(name, None, 0, size)
     seed, first, reserved = line.seed_of(header["store"]), header["rev"], header.get("reserved")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.table import Table
-from zkv.errors import Damaged
+from zkv.errors import Damaged, OtherFormat
 
 
 class Repaired(NamedTuple):
@@ -30,7 +30,7 @@ class Repaired(NamedTuple):
 def repair(disk: Disk) -> Repaired:
     """Repairs the folder, which must be locked.
 
-    Raises Damaged if no file says whose it is, and OSError.
+    Raises Damaged if no file says whose it is, OtherFormat, and OSError.
     """
     snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
     store, lost = _store_of(disk, snapshots + segments), list[str]()
@@ -64,11 +64,12 @@ def repair(disk: Disk) -> Repaired:
 
 def _store_of(disk: Disk, names: list[str]) -> str:
     for name in names:
+        kind = "snapshot" if name.startswith(snapshot.PREFIX) else "journal"
         try:
-            header = line.peek(next(disk.lines(name), b""))
-            line.unseal(next(disk.lines(name)), line.seed_of(header["store"]))
-            return str(header["store"])
-        except (ValueError, KeyError, AttributeError, StopIteration):
+            return str(line.read_header(next(disk.lines(name), b""), kind)["store"])
+        except line.OtherFormat as error:
+            raise OtherFormat(f"{name}: {error}") from None
+        except ValueError:
             continue
     mark = watermark.read(disk)
     if mark is None:

@@ -18,7 +18,7 @@ from zkv import values
 from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
 from zkv.engines.table import Table
-from zkv.errors import Damaged
+from zkv.errors import Damaged, OtherFormat
 from zkv.transaction import Completed, Entry
 from zkv.values import Packed
 
@@ -145,6 +145,8 @@ def read_header(disk: Disk, name: str) -> dict[str, Any]:
     """The fields of a snapshot's header; raises Damaged."""
     try:
         return line.read_header(next(disk.lines(name), b""), "snapshot")
+    except line.OtherFormat as error:
+        raise OtherFormat(f"{name}: {error}") from None
     except ValueError as error:
         raise Damaged(f"{name}: bad header: {error}") from None
 
