@@ -421,3 +421,11 @@ def test_no_value_is_ever_logged(tmp_path: Path, log_format: str) -> None:
     log = server.log.read_text()
     assert "put 'k' ok " in log
     assert SECRET[:10] not in log
+
+
+def test_a_stopped_server_leaves_no_ipc_socket_behind(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with serving(tmp_path / "data", "--listen", f"ipc://{path}") as server:
+        assert path.exists()
+        server.stop()
+    assert not path.exists()
