@@ -20,7 +20,7 @@ ROWS = (
     {"engines.journal", "engines.snapshot"},
     {"engines", "engines.recovery", "engines.compaction", "engines.repair"},
     {"engines.local"},
-    {"service", "server", "backup"},
+    {"service", "server", "backup", "block"},
     {"store"},
     {"client", "embedded"},
     {""},

@@ -15,7 +15,7 @@ import pytest
 import zmq
 from harness import ServerProcess, ask, raw_socket, serving, wait_until
 
-from zkv.protocol import OPS
+from zkv.requests import OPS
 from zkv.server import Server
 
 MIB = 2**20

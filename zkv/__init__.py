@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 
+from zkv.block import Block
 from zkv.client import Client
 from zkv.embedded import Embedded
 from zkv.engines.journal import Fsync
@@ -37,7 +38,7 @@ from zkv.errors import (
     UnknownOp,
     WrongType,
 )
-from zkv.store import Block, Item, Page, Store
+from zkv.store import Item, Page, Store
 
 __version__ = "0.1.0"
 

@@ -18,6 +18,7 @@ from typing import Any, Final
 import zmq
 
 from zkv import protocol
+from zkv.block import Fields
 from zkv.errors import (
     BadRequest,
     CannotConnect,
@@ -30,7 +31,7 @@ from zkv.errors import (
     Timeout,
 )
 from zkv.requests import OPS
-from zkv.store import Fields, Store
+from zkv.store import Store
 
 DEFAULT_ENDPOINT: Final = "tcp://127.0.0.1:5757"
 DEFAULT_TIMEOUT_S: Final = 5.0

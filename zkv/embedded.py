@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 
 from zkv import protocol
+from zkv.block import Fields
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync
 from zkv.engines.local import LocalEngine
 from zkv.service import Service
-from zkv.store import Fields, Store
+from zkv.store import Store
 
 
 class Embedded(Store):

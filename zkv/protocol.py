@@ -15,8 +15,7 @@ import msgpack
 from zkv import values
 from zkv.errors import BY_CODE, BadRequest, Error, ProtocolError, TooLarge
 from zkv.fields import KEY_BYTES_MAX, LIST_ITEMS_MAX, TXN_OPS_MAX, check_token, shortened
-from zkv.requests import ABSENT, OPS, SESSION_BYTES_MAX, Session  # noqa: F401
-from zkv.requests import check as check_request  # noqa: F401
+from zkv.requests import ABSENT, SESSION_BYTES_MAX
 from zkv.values import Packed
 
 VERSION: Final = 1

@@ -1,7 +1,7 @@
 """The methods of a store, for whatever carries its requests.
 
 `Store` turns a method call into a request and a reply into what the method returns; a
-subclass says how a request travels. `Block` collects requests for one transaction.
+subclass says how a request travels.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from zkv.backup import backup
-from zkv.errors import Conflict, NotFound
-from zkv.requests import ABSENT, OPS
+from zkv.block import Block, Fields, Number, condition_fields, incr_fields, put_fields
+from zkv.errors import NotFound
+from zkv.requests import ABSENT
 
-Number = int | float
-Fields = dict[str, Any]
 _RAISE: Final = object()
-_READS: Final = frozenset(name for name, op in OPS.items() if not op.writes)
 
 
 class Item(NamedTuple):
@@ -111,7 +109,7 @@ class Store:
         It expires after `ttl` seconds, or when it was to with `keep_ttl`; otherwise never.
         """
         conditions = _conditions(if_version, if_exists, if_value)
-        reply = self._write("put", _put_fields(key, value, ttl, keep_ttl) | conditions)
+        reply = self._write("put", put_fields(key, value, ttl, keep_ttl) | conditions)
         return int(reply["version"])
 
     def create(self, key: str, value: Any, *, ttl: float | None = None) -> int:
@@ -124,7 +122,7 @@ class Store:
 
     def swap(self, key: str, value: Any, default: Any = None, *, ttl: float | None = None) -> Any:
         """Stores a value and returns the one that was there, or else the default."""
-        fields = _put_fields(key, value, ttl) | {"return_old": True}
+        fields = put_fields(key, value, ttl) | {"return_old": True}
         return self._write("put", fields).get("old", default)
 
     def delete(
@@ -153,7 +151,7 @@ class Store:
         The time to live stays. Raises WrongType if the value is not a number, Overflow
         beyond 64 bits.
         """
-        number: Number = self._write("incr", _incr_fields(key, by, initial))["value"]
+        number: Number = self._write("incr", incr_fields(key, by, initial))["value"]
         return number
 
     def expire(self, key: str, ttl: float | None, *, if_version: int | None = None) -> int:
@@ -204,7 +202,7 @@ class Store:
 
     def transaction(self) -> Block:
         """A block whose requests are done all together, or not at all: see `Block`."""
-        return Block(self)
+        return Block(self._request)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Any]:
         """The values of those keys that exist, of up to 1,024, at one moment."""
@@ -245,120 +243,6 @@ class Store:
             yield from page.items
 
 
-class Ops:
-    """Requests that wait for a block to end."""
-
-    def __init__(self) -> None:
-        self._ops: list[Fields] = []
-
-    def get(self, key: str) -> None:
-        """Adds {"value", "version"} to the results; NotFound undoes the block."""
-        self._ops.append({"op": "get", "key": key})
-
-    def put(
-        self, key: str, value: Any, *, ttl: float | None = None, keep_ttl: bool = False
-    ) -> None:
-        """Adds {"version"} to the results."""
-        self._ops.append({"op": "put", **_put_fields(key, value, ttl, keep_ttl)})
-
-    def delete(self, key: str) -> None:
-        """Adds {"version"} to the results; NotFound undoes the block."""
-        self._ops.append({"op": "delete", "key": key})
-
-    def incr(self, key: str, by: Number = 1, *, initial: Number = 0) -> None:
-        """Adds {"value", "version"} to the results."""
-        self._ops.append({"op": "incr", **_incr_fields(key, by, initial)})
-
-    def expire(self, key: str, ttl: float | None) -> None:
-        """Adds {"version"} to the results; NotFound undoes the block."""
-        self._ops.append({"op": "expire", "key": key, "ttl": ttl})
-
-    def count(self, prefix: str = "") -> None:
-        """Adds {"count"} to the results."""
-        self._ops.append({"op": "count", "prefix": prefix})
-
-
-class Block(Ops):
-    """Requests that are sent when the block ends, and done as one revision.
-
-        with store.transaction() as block:
-            block.check("lock", version=7)
-            block.put("a", 1)
-            block.incr("b")
-        block.results            # [{"version": 12}, {"value": 5, "version": 12}]
-
-    They see what those before them did. If one fails, none is done, and the error has its
-    `details["index"]`. If a check does not hold, what was queued on `otherwise` is done
-    instead; with nothing there, the block raises Conflict. An exception inside the block
-    sends nothing.
-    """
-
-    def __init__(self, store: Store) -> None:
-        super().__init__()
-        self.otherwise = Ops()
-        self.success = False
-        self.results: list[Fields] = []
-        self.revision = 0
-        self._store = store
-        self._checks: list[Fields] = []
-
-    def check(
-        self,
-        key: str,
-        *,
-        version: int | None = None,
-        exists: bool | None = None,
-        value: Any = ABSENT,
-    ) -> None:
-        """Adds a condition; all of all checks must hold."""
-        self._checks.append({"key": key, **_given(version, exists, value)})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is not None:
-            return
-        fields: Fields = {"then": self._ops}
-        if self._checks:
-            fields |= {"if": self._checks, "else": self.otherwise._ops}
-        writes = not all(op["op"] in _READS for op in self._ops + self.otherwise._ops)
-        reply = self._store._request("txn", fields, writes=writes)
-        self.success, self.results = reply["success"], reply["results"]
-        self.revision = reply["revision"]
-        if not self.success and not self.otherwise._ops:
-            raise Conflict("a check of the transaction does not hold; nothing was done")
-
-
-def _put_fields(key: str, value: Any, ttl: float | None, keep_ttl: bool = False) -> Fields:
-    fields = {"key": key, "value": value}
-    if ttl is not None:
-        fields["ttl"] = ttl
-    if keep_ttl:
-        fields["keep_ttl"] = True
-    return fields
-
-
-def _incr_fields(key: str, by: Number, initial: Number) -> Fields:
-    return {"key": key, "by": by, "initial": initial}
-
-
 def _conditions(version: int | None, exists: bool | None = None, value: Any = ABSENT) -> Fields:
-    given = _given(version, exists, value)
+    given = condition_fields(version, exists, value)
     return {"if": given} if given else {}
-
-
-def _given(version: int | None, exists: bool | None, value: Any) -> Fields:
-    fields: Fields = {}
-    if version is not None:
-        fields["version"] = version
-    if exists is not None:
-        fields["exists"] = exists
-    if value is not ABSENT:
-        fields["value"] = value
-    return fields

@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from zkv import __version__
+from zkv.block import Number
 from zkv.cli import commands, json_text
 from zkv.client import DEFAULT_ENDPOINT, DEFAULT_TIMEOUT_S
-from zkv.store import Number, Store
+from zkv.store import Store
 
 TIMEOUT_S_MAX: Final = 86_400.0
 

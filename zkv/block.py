@@ -1,0 +1,137 @@
+"""A transaction as a client writes it: requests that are collected, and sent all together.
+
+Also the fields of requests that can be made both in a block and by themselves.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Final, Protocol, Self
+
+from zkv.errors import Conflict
+from zkv.requests import ABSENT, OPS
+
+Number = int | float
+Fields = dict[str, Any]
+
+_READS: Final = frozenset(name for name, op in OPS.items() if not op.writes)
+
+
+class Request(Protocol):
+    """Carries out a request; returns the reply's fields or raises its error."""
+
+    def __call__(self, op: str, fields: Fields, *, writes: bool) -> Fields: ...
+
+
+class Ops:
+    """Requests that wait for a block to end."""
+
+    def __init__(self) -> None:
+        self._ops: list[Fields] = []
+
+    def get(self, key: str) -> None:
+        """Adds {"value", "version"} to the results; NotFound undoes the block."""
+        self._ops.append({"op": "get", "key": key})
+
+    def put(
+        self, key: str, value: Any, *, ttl: float | None = None, keep_ttl: bool = False
+    ) -> None:
+        """Adds {"version"} to the results."""
+        self._ops.append({"op": "put", **put_fields(key, value, ttl, keep_ttl)})
+
+    def delete(self, key: str) -> None:
+        """Adds {"version"} to the results; NotFound undoes the block."""
+        self._ops.append({"op": "delete", "key": key})
+
+    def incr(self, key: str, by: Number = 1, *, initial: Number = 0) -> None:
+        """Adds {"value", "version"} to the results."""
+        self._ops.append({"op": "incr", **incr_fields(key, by, initial)})
+
+    def expire(self, key: str, ttl: float | None) -> None:
+        """Adds {"version"} to the results; NotFound undoes the block."""
+        self._ops.append({"op": "expire", "key": key, "ttl": ttl})
+
+    def count(self, prefix: str = "") -> None:
+        """Adds {"count"} to the results."""
+        self._ops.append({"op": "count", "prefix": prefix})
+
+
+class Block(Ops):
+    """Requests that are sent when the block ends, and done as one revision.
+
+        with store.transaction() as block:
+            block.check("lock", version=7)
+            block.put("a", 1)
+            block.incr("b")
+        block.results            # [{"version": 12}, {"value": 5, "version": 12}]
+
+    They see what those before them did. If one fails, none is done, and the error has its
+    `details["index"]`. If a check does not hold, what was queued on `otherwise` is done
+    instead; with nothing there, the block raises Conflict. An exception inside the block
+    sends nothing.
+    """
+
+    def __init__(self, request: Request) -> None:
+        super().__init__()
+        self.otherwise = Ops()
+        self.success = False
+        self.results: list[Fields] = []
+        self.revision = 0
+        self._request = request
+        self._checks: list[Fields] = []
+
+    def check(
+        self,
+        key: str,
+        *,
+        version: int | None = None,
+        exists: bool | None = None,
+        value: Any = ABSENT,
+    ) -> None:
+        """Adds a condition; all of all checks must hold."""
+        self._checks.append({"key": key, **condition_fields(version, exists, value)})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            return
+        fields: Fields = {"then": self._ops}
+        if self._checks:
+            fields |= {"if": self._checks, "else": self.otherwise._ops}
+        writes = not all(op["op"] in _READS for op in self._ops + self.otherwise._ops)
+        reply = self._request("txn", fields, writes=writes)
+        self.success, self.results = reply["success"], reply["results"]
+        self.revision = reply["revision"]
+        if not self.success and not self.otherwise._ops:
+            raise Conflict("a check of the transaction does not hold; nothing was done")
+
+
+def put_fields(key: str, value: Any, ttl: float | None, keep_ttl: bool = False) -> Fields:
+    fields = {"key": key, "value": value}
+    if ttl is not None:
+        fields["ttl"] = ttl
+    if keep_ttl:
+        fields["keep_ttl"] = True
+    return fields
+
+
+def incr_fields(key: str, by: Number, initial: Number) -> Fields:
+    return {"key": key, "by": by, "initial": initial}
+
+
+def condition_fields(version: int | None, exists: bool | None, value: Any) -> Fields:
+    fields: Fields = {}
+    if version is not None:
+        fields["version"] = version
+    if exists is not None:
+        fields["exists"] = exists
+    if value is not ABSENT:
+        fields["value"] = value
+    return fields
