@@ -5,6 +5,7 @@ a service before it and a server before that, and stops them in the other order.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import resource
@@ -147,6 +148,7 @@ def _serve(args: argparse.Namespace) -> int:
     _raise_file_limit()
     started = time.monotonic()
     engine = LocalEngine(Disk(args.data), fsync=args.fsync, on_failure=_exit_disk_failed)
+    gc.freeze()  # the data stays: later collections need not look through it
     service = Service(engine, __version__)
     try:
         server = Server(

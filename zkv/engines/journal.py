@@ -79,16 +79,18 @@ def record_line(commit: Commit, batch: int, seed: int) -> bytes:
 
 
 def read_record(fields: dict[str, Any]) -> Record:
-    """The revision in the fields of a line; raises ValueError for what is none."""
+    """The revision in the fields of a line; raises ValueError for what is none.
+
+    The time is for people who read the file: nothing depends on it, and it is not read back.
+    """
     try:
         revision, expires = fields["rev"], fields.get("expires", {})
         changes: dict[str, Entry | None] = dict.fromkeys(fields.get("delete", ()))
         for key, plain in fields.get("put", {}).items():
             packed = values.Packed(values.pack(values.from_json(plain)))
             changes[key] = Entry(packed, revision, expires.get(key))
-        time = datetime.fromisoformat(fields["time"]).timestamp()
         completed = sessions.from_json(fields["session"]) if "session" in fields else None
-        return Record(Commit(revision, time, changes, completed), fields["batch"])
+        return Record(Commit(revision, 0.0, changes, completed), fields["batch"])
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a line of a journal: {error!r}") from None
 

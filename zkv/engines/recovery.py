@@ -7,6 +7,7 @@ is torn when nothing behind the first bad line proves that the line was ever syn
 
 from __future__ import annotations
 
+import gc
 import time
 from typing import NamedTuple
 
@@ -48,7 +49,21 @@ class Recovered(NamedTuple):
 
 
 def recover(disk: Disk) -> Recovered:
-    """Reads the folder and changes nothing. Raises Damaged, naming the file and the byte."""
+    """Reads the folder and changes nothing.
+
+    Raises Damaged, naming the file and the byte, OtherFormat, and OSError.
+    """
+    # It only makes objects that stay: looking for garbage among them took a third of the time.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _recover(disk)
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _recover(disk: Disk) -> Recovered:
     snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
     obsolete = disk.leftovers() + snapshots[:-1]
     store, tail, journal_bytes, saved = None, None, 0, 0
