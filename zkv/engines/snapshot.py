@@ -143,7 +143,7 @@ def read_header(disk: Disk, name: str) -> dict[str, Any]:
     try:
         return line.read_header(next(disk.lines(name), b""), "snapshot")
     except ValueError as error:
-        raise Damaged(f"{name}: {error}") from None
+        raise Damaged(f"{name}: header at byte 0: {error}") from None
 
 
 def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes]]:
