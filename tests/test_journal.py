@@ -310,6 +310,16 @@ def test_a_changed_byte_is_refused_or_is_of_the_last_batch(
     assert refused > 2000
 
 
+def test_a_bad_header_before_good_lines_is_refused(died: Path, other_bytes: Choose) -> None:
+    """Also without a watermark: a writer that died while making it left no lines behind it."""
+    (died / watermark.NAME).unlink()
+    header = segment(died).read_bytes().index(b"\n") + 1
+    for offset in damages(segment(died), other_bytes):
+        if offset == header:
+            break
+        assert revision_in(died) is None, f"byte {offset}"
+
+
 def test_a_changed_byte_of_a_closed_segment_is_refused(rotated: Path, other_bytes: Choose) -> None:
     """Or it is in the footer of the last segment, and then nothing is missing."""
     for offset in damages(segment(rotated), other_bytes):

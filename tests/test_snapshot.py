@@ -297,3 +297,23 @@ def test_a_compaction_of_damaged_data_keeps_all_files(
     abandon(engine)
     path.write_bytes(whole)
     assert state_in(tmp_path) == STATES[-1]
+
+
+def test_a_snapshot_that_was_written_wrong_replaces_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read again before anything is removed."""
+
+    class WrongDisk(QuickDisk):
+        def write(self, handle: int, data: bytes) -> None:
+            super().write(handle, data.replace(b'"key":"a"', b'"key":"A"'))
+
+    write_history(tmp_path, BATCHES[:6]).close()
+    engine = LocalEngine(WrongDisk(tmp_path), compactor=compaction.Inline)
+    for batch in BATCHES[6:]:
+        engine.execute([change(*one) for one in batch])
+    compact(engine)
+    assert "compaction failed" in caplog.text
+    assert [path.name for path in tmp_path.glob("snapshot-*")] == [snapshot.name_of(ENDS[5])]
+    assert state_in(tmp_path) == STATES[-1]
+    abandon(engine)

@@ -141,8 +141,8 @@ MUTANTS: Final = (
     Mutant(
         "acknowledged before the fsync",
         "zkv/engines/journal.py",
-        "        if self.confirmed < revision:\n            with self._writing:",
-        "        if False:\n            with self._writing:",
+        "        if self.confirmed < revision or self._failure is not None:\n            with",
+        "        if False:\n            with",
         (
             "tests/test_engines.py::test_an_outcome_is_on_disk_before_it_is_told",
             "tests/test_engines.py::test_nothing_tells_of_what_is_not_on_disk",

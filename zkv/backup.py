@@ -42,6 +42,7 @@ def backup(read: Read, folder: Path, timeout_s: float) -> int:
         except NotFound:  # a newer one has taken its place
             continue
     recover(Disk(folder))
+    Disk(folder.absolute().parent).sync_folder()
     return revision
 
 
@@ -51,7 +52,7 @@ def _wait_for_snapshot(read: Read, wanted: int, deadline: float) -> int:
         revision: int = info["snapshot_revision"]
         if revision >= wanted and not info["compacting"]:
             return revision
-        if info["compaction_error"]:
+        if info["compaction_error"] and not info["compacting"]:
             raise ServerError(f"the server cannot make a snapshot: {info['compaction_error']}")
         if time.monotonic() > deadline:
             raise Timeout("the server did not make a snapshot in time")

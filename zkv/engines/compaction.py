@@ -13,15 +13,16 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Final
 
 from zkv.engines import journal, line, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.sessions import Sessions, from_json
 from zkv.engines.snapshot import Written
-from zkv.transaction import Entry
+from zkv.errors import Damaged
+from zkv.transaction import Commit, Entry
 
 RUN_BYTES_MAX: Final = 64 * 2**20
 """Changes that are sorted in memory at a time; more become files that are merged."""
@@ -38,8 +39,8 @@ def compact(disk: Disk, store: str, upto: int) -> Written:
     """
     snapshots = disk.data_files(snapshot.PREFIX)
     segments = [n for n in disk.data_files(journal.PREFIX) if n <= journal.name_of(upto)]
-    merge = _Merge(disk, store)
-    merge.read(segments)
+    merge = _Merge(disk, store, snapshot.revision_of(snapshots[-1]) if snapshots else 0)
+    merge.read(segments, upto)
     lines = merge.lines(snapshots[-1] if snapshots else None)
     written = snapshot.write(disk, store, upto, lines)
     merge.close()
@@ -62,7 +63,7 @@ class Process:
     def __init__(self, disk: Disk, store: str, upto: int) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, os.fspath(disk.folder), store, str(upto)],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # ends when this process does
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -99,7 +100,8 @@ class Inline:
 class _Merge:
     """The changes of segments as sorted runs, and the latest request of each session."""
 
-    def __init__(self, disk: Disk, store: str) -> None:
+    def __init__(self, disk: Disk, store: str, revision: int) -> None:
+        self._revision = revision
         self._disk = disk
         self._seed = line.seed_of(store)
         self._store = store
@@ -108,20 +110,12 @@ class _Merge:
         self._bytes = 0
         self._runs: list[str] = []
 
-    def read(self, segments: Iterable[str]) -> None:
-        """Takes in closed segments, oldest first."""
+    def read(self, segments: Iterable[str], upto: int) -> None:
+        """Takes in closed segments, oldest first, which have every revision up to this one."""
         for name in segments:
-            for one in islice(self._disk.lines(name), 1, None):
-                fields = line.unseal(one, self._seed)
-                if "end" in fields:
-                    continue
-                commit = journal.read_record(fields).commit
-                self._changes.update(commit.changes)
-                if commit.completed is not None:
-                    self._sessions.remember(*commit.completed, commit.revision)
-                self._bytes += len(one)
-                if self._bytes > RUN_BYTES_MAX:
-                    self._spill()
+            self._read_segment(name)
+        if self._revision < upto:
+            raise Damaged(f"revisions {self._revision + 1} to {upto} are missing")
 
     def lines(self, base: str | None) -> Iterator[bytes]:
         """The lines of the new snapshot, on top of those of an old one."""
@@ -144,13 +138,46 @@ class _Merge:
         for name in self._runs:
             self._disk.unlink(name)
 
+    def _read_segment(self, name: str) -> None:
+        """Raises Damaged unless the segment is whole, and follows what was read before it."""
+        expected, offset = self._revision + 1, 0
+        for one in self._disk.lines(name):
+            try:
+                fields = line.unseal(one, self._seed)
+            except ValueError:
+                break
+            if offset == 0:
+                expected = min(expected, fields["rev"])
+            elif "end" in fields:
+                if fields["rev"] == expected - 1:
+                    self._revision = max(self._revision, fields.get("reserved", fields["rev"]))
+                    return
+                break
+            elif fields["rev"] == expected:
+                if expected > self._revision:
+                    self._apply(journal.read_record(fields), len(one))
+                expected += 1
+            else:
+                break
+            offset += len(one)
+        raise Damaged(f"{name}: cut or damaged at byte {offset}")
+
+    def _apply(self, commit: Commit, size: int) -> None:
+        self._revision = commit.revision
+        self._changes.update(commit.changes)
+        if commit.completed is not None:
+            self._sessions.remember(*commit.completed, commit.revision)
+        self._bytes += size
+        if self._bytes > RUN_BYTES_MAX:
+            self._spill()
+
     def _sorted_changes(self) -> Stream:
         for key, entry in sorted(self._changes.items()):
             yield key, 0, entry and snapshot.entry_line(key, entry, self._seed)
 
     def _base(self, name: str, sessions: Sessions) -> Stream:
         age = len(self._runs) + 1
-        for fields, one in snapshot.read(self._disk, name, self._store):
+        for fields, one, _ in snapshot.read(self._disk, name, self._store):
             if "session" in fields:
                 sessions.remember(*from_json(fields["session"]), fields["rev"])
             else:
@@ -181,8 +208,15 @@ class _Merge:
 def main() -> None:
     """The process of its own: FOLDER STORE REVISION; prints what it came to, as JSON."""
     folder, store, upto = sys.argv[1:]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(10)
     print(json.dumps(compact(Disk(folder), store, int(upto))._asdict()))
+
+
+def _end_with_parent() -> None:
+    """Two compactions of one folder would get into each other's way."""
+    os.read(0, 1)
+    os._exit(1)
 
 
 _PROGRAM: Final = f"from {__name__} import main; main()"

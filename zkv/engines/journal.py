@@ -18,12 +18,15 @@ the next start writes has it too, and revisions go on behind it: none is ever us
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, Literal, NamedTuple
+from itertools import islice
+from typing import Any, Final, Literal
+from zlib import crc32
 
 from zkv import values
 from zkv.engines import line, sessions
@@ -37,13 +40,6 @@ RESERVED: Final = 1_000_000
 """Revisions that a segment may give out before they are synced."""
 
 Fsync = Literal["always", "interval", "never"]
-
-
-class Record(NamedTuple):
-    """One line of a segment, read back."""
-
-    commit: Commit
-    batch: int
 
 
 def name_of(first: int) -> str:
@@ -78,7 +74,7 @@ def record_line(commit: Commit, batch: int, seed: int) -> bytes:
     return line.seal(fields, seed)
 
 
-def read_record(fields: dict[str, Any]) -> Record:
+def read_record(fields: dict[str, Any]) -> Commit:
     """The revision in the fields of a line; raises ValueError for what is none.
 
     The time is for people who read the file: nothing depends on it, and it is not read back.
@@ -90,7 +86,7 @@ def read_record(fields: dict[str, Any]) -> Record:
             packed = values.Packed(values.pack(values.from_json(plain)))
             changes[key] = Entry(packed, revision, expires.get(key))
         completed = sessions.from_json(fields["session"]) if "session" in fields else None
-        return Record(Commit(revision, 0.0, changes, completed), fields["batch"])
+        return Commit(revision, 0.0, changes, completed)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a line of a journal: {error!r}") from None
 
@@ -138,13 +134,13 @@ class Journal:
     def confirm(self, revision: int) -> None:
         """Returns when `confirmed` has reached the revision.
 
-        Raises DiskFailed if it never will. That is final: after a failed sync the page
+        Raises DiskFailed once the disk has failed. That is final: after a failed sync the page
         cache may show what the disk does not hold, so nothing is ever written again.
         (Rebello et al., ATC'20.)
         """
-        if self.confirmed < revision:
+        if self.confirmed < revision or self._failure is not None:
             with self._writing:
-                if self.confirmed < revision:
+                if self.confirmed < revision or self._failure is not None:
                     self._guarded(self._write_pending)
 
     def tick(self) -> None:
@@ -176,7 +172,7 @@ class Journal:
         commits = [self._pending.popleft() for _ in range(len(self._pending))]
         if not commits:
             return
-        batch = commits[0].revision
+        batch = max(self._synced + 1, self.first)
         self._write(b"".join([record_line(commit, batch, self._seed) for commit in commits]))
         last = commits[-1].revision
         if self._fsync == "always":
@@ -211,6 +207,8 @@ class Journal:
             self._handle = self._start_segment()
 
     def _end_segment(self) -> None:
+        if self._synced < self.confirmed:
+            self._sync()  # a footer says that all before it is on disk
         self._write(footer(self.confirmed, self._seed))
         self._sync()
         self._disk.close(self._handle)
@@ -244,17 +242,26 @@ def _iso_second(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def lines_behind(data: bytes) -> Iterator[bytes]:
-    """Everything in the bytes behind a bad line that may be a line, wherever it starts.
+def good_lines(data: bytes, seed: int) -> Iterator[dict[str, Any]]:
+    """The fields of every good line in damaged bytes, wherever it starts.
 
-    A flipped newline glues two lines together, so newlines alone do not find them.
+    A bad newline glues two lines together, and a value may look like the end of a line.
     """
-    start = 0
-    while (found := data.find(b',"crc":"', start)) >= 0:
-        end = found + len(b',"crc":"5d1f0a3e"}')
-        begin = start
-        while begin >= 0 and begin < end:
-            yield data[begin:end] + b"\n"
-            newline = data.find(b"\n", begin, end)
-            begin = newline + 1 if newline >= 0 else -1
-        start = end + 1
+    for one in data.split(b"\n"):
+        starts = [0, *(found.start() for found in islice(_START.finditer(one, 1), _STARTS_MAX))]
+        ends = [found.start() for found in _END.finditer(one)]
+        done = 0
+        for start in starts:
+            crc, summed = seed, start
+            for end in ends if start >= done else ():
+                if end > start:
+                    crc, summed = crc32(one[summed:end], crc), end
+                    if one.startswith(b',"crc":"%08x"}' % crc, end):
+                        done = end
+                        yield line.peek(one[start:end] + b"}")
+                        break
+
+
+_START: Final = re.compile(rb'\{"(?:rev":\d|end":"|key":"|session":\[)')
+_END: Final = re.compile(rb',"crc":"[0-9a-f]{8}"}')
+_STARTS_MAX: Final = 16  # of values that look like a line there may be any number

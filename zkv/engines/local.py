@@ -12,6 +12,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from zkv.engines import Call, Outcome, compaction, snapshot
@@ -42,6 +43,8 @@ STOP_BYTES_MAX: Final = 64 * 2**20
 
 COMPACT_AGAIN_S: Final = 60.0
 """How long to wait after a compaction that failed."""
+
+_COMPACTION_ERRORS: Final = (OSError, ValueError, Damaged)
 
 
 class LocalEngine:
@@ -108,7 +111,7 @@ class LocalEngine:
             "journal_bytes": self._journal.bytes,
             "snapshot_bytes": self._snapshot.bytes,
             "snapshot_revision": self._snapshot.revision,
-            "compacting": self._compaction is not None or self._compaction_wanted,
+            "compacting": self._compacting or self._compaction_wanted,
             "compaction_error": self._compaction_error,
         }
 
@@ -143,6 +146,8 @@ class LocalEngine:
             self._journal.close()
             if 0 < self._journal.bytes <= STOP_BYTES_MAX - self._snapshot.bytes:
                 compaction.compact(self._disk, self.store, self._table.next_revision - 1)
+        except _COMPACTION_ERRORS as error:
+            self._note_failed_compaction(error)
         finally:
             self._folder_lock.close()
 
@@ -154,7 +159,6 @@ class LocalEngine:
         self._table = found.table
         self.store = found.store or uuid.uuid4().hex
         self._snapshot = found.snapshot
-        self._space = Space(self._disk)
         self._journal = Journal(
             self._disk,
             self.store,
@@ -163,8 +167,10 @@ class LocalEngine:
             self._fsync,
             found.journal_bytes,
         )
+        self._space = Space(self._disk, lambda: self._journal.bytes)
         self._compaction: compaction.Process | compaction.Inline | None = None
         self._compaction_wanted = found.segments > SEGMENTS_MAX
+        self._compacting = False
         self._compaction_error: str | None = None
         self._compact_not_before = 0.0
 
@@ -239,22 +245,27 @@ class LocalEngine:
         """Starts a compaction when it is time for one, and takes note of one that is done."""
         try:
             if self._compaction is None and self._time_to_compact():
+                self._compacting, self._compaction_wanted = True, False
                 first, self._compacted_bytes = self._journal.rotate()
                 self._compaction = self._compactor(self._disk, self.store, first - 1)
-                self._compaction_wanted = False
             merged = self._compaction.poll() if self._compaction is not None else None
-        except (OSError, ValueError, Damaged) as error:
-            log.error("compaction failed, and nothing is lost: %s", error)
-            self._compaction, self._compaction_error = None, str(error)
-            self._compaction_wanted = False
-            self._compact_not_before = time.monotonic() + COMPACT_AGAIN_S
-            compaction.clean(self._disk)
+        except _COMPACTION_ERRORS as error:
+            self._note_failed_compaction(error)
             return
         if merged is not None:
             log.info("compacted to revision %d, %d bytes", merged.revision, merged.bytes)
-            self._compaction, self._compaction_error = None, None
             self._journal.bytes -= self._compacted_bytes
             self._snapshot = merged
+            self._compaction, self._compaction_error = None, None
+            self._compacting = False
+
+    def _note_failed_compaction(self, error: Exception) -> None:
+        log.error("compaction failed, and nothing is lost: %s", error)
+        with suppress(OSError):
+            compaction.clean(self._disk)
+        self._compaction, self._compaction_error = None, str(error)
+        self._compact_not_before = time.monotonic() + COMPACT_AGAIN_S
+        self._compacting = False
 
     def _time_to_compact(self) -> bool:
         outgrown = self._journal.bytes > max(self._snapshot.bytes, JOURNAL_BYTES_MIN)

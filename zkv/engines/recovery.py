@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
+
+_HEADER_BYTES_MAX: Final = 150
+"""Of a segment; with a line behind it, it is longer, and then the header was on disk."""
 
 
 class Segment(NamedTuple):
@@ -39,7 +42,7 @@ class Recovered(NamedTuple):
     store: str | None
     table: Table
     tail: Segment | None
-    """The last segment, if its writer died."""
+    """The last segment, if anything is to be done about it."""
     obsolete: list[str]
     """Files that nothing needs; a crash may leave some."""
     segments: int
@@ -81,6 +84,8 @@ def _recover(disk: Disk) -> Recovered:
         elif table.next_revision <= saved + 1:
             obsolete.append(name)
             continue
+        elif name == segments[-1]:
+            tail = segment
         journal_bytes += segment.offset
     last = segments[-1] if segments else snapshots[-1] if snapshots else watermark.NAME
     store = _check_watermark(disk, store, table.revision, tail, last)
@@ -100,7 +105,9 @@ def _check_watermark(
     if store is not None and mark.store != store:
         raise Damaged(f"{watermark.NAME}: it belongs to another store")
     if revision < mark.revision:
-        where = f"{last}: cut or damaged at byte {tail.offset}" if tail else f"behind {last}"
+        where = f"behind {last}"
+        if tail is not None and not tail.closed:
+            where = f"{last}: cut or damaged at byte {tail.offset}"
         raise Damaged(f"{where}: revisions {revision + 1} to {mark.revision} are missing")
     return mark.store
 
@@ -109,9 +116,11 @@ def settle(disk: Disk, found: Recovered) -> str | None:
     """Makes the folder one that was closed cleanly; returns the name of what was set aside.
 
     The segment of a writer that died is written anew, never appended to: after a failed
-    sync the page cache may show lines that the disk does not hold. Raises OSError.
+    sync the page cache may show lines that the disk does not hold. The same goes for the
+    footer of one that was closed, and for the names of files. Raises OSError.
     """
     set_aside = None
+    disk.sync_folder()
     for name in found.obsolete:
         disk.unlink(name)
     tail = found.tail
@@ -119,6 +128,7 @@ def settle(disk: Disk, found: Recovered) -> str | None:
         if tail.torn_bytes:
             set_aside = f"{tail.name}.torn-{time.time_ns()}"
             _copy(disk, tail.name, set_aside, tail.offset, tail.offset + tail.torn_bytes)
+            disk.sync_folder()
         _close(disk, tail)
     disk.sync_folder()
     return set_aside
@@ -133,8 +143,8 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
     except line.OtherFormat as error:
         raise OtherFormat(f"{name}: {error}") from None
     except ValueError as error:
-        if _has_lines(head, *lines):
-            raise Damaged(f"{name}: bad header: {error}") from None
+        if size > _HEADER_BYTES_MAX:
+            raise Damaged(f"{name}: header at byte 0: {error}") from None
         return Segment(name, None, 0, size)
     seed, first, reserved = line.seed_of(header["store"]), header["rev"], header.get("reserved")
     if store is not None and header["store"] != store:
@@ -145,23 +155,23 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
     for one in lines:
         try:
             fields = line.unseal(one, seed)
-            record = None if "end" in fields else journal.read_record(fields)
+            commit = None if "end" in fields else journal.read_record(fields)
         except ValueError:
             _refuse_if_synced(disk, name, offset, seed, expected)
             break
         offset += len(one)
-        if record is None:
+        if commit is None:
             if fields["rev"] != expected - 1 or offset != size:
                 raise Damaged(f"{name}: the footer at byte {offset - len(one)} does not fit")
             closed, reserved = True, fields.get("reserved")
             break
-        if record.commit.revision != expected:
+        if commit.revision != expected:
             raise Damaged(
-                f"{name}: revision {record.commit.revision} at byte {offset - len(one)}, "
+                f"{name}: revision {commit.revision} at byte {offset - len(one)}, "
                 f"where {expected} should stand"
             )
         if expected > table.revision:
-            table.apply(record.commit)
+            table.apply(commit)
         expected += 1
     if reserved is not None:
         table.next_revision = max(table.next_revision, reserved + 1)
@@ -177,20 +187,11 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
     )
 
 
-def _has_lines(*lines: bytes) -> bool:
-    """Whether a segment without a good header ever had more than that."""
-    return any(b'"batch":' in one or b'"end":' in one for one in lines)
-
-
 def _refuse_if_synced(disk: Disk, name: str, offset: int, seed: int, expected: int) -> None:
     """Raises Damaged if a line behind the bad one proves that it was once on disk."""
-    for candidate in journal.lines_behind(b"".join(disk.lines(name, offset))):
-        try:
-            fields = line.unseal(candidate, seed)
-        except ValueError:
-            continue
-        last_proved = fields["rev"] if "end" in fields else fields.get("batch", 0) - 1
-        if last_proved >= expected:
+    for fields in journal.good_lines(b"".join(disk.lines(name, offset)), seed):
+        synced = fields["rev"] if "end" in fields else fields.get("batch", 0) - 1
+        if synced >= expected:
             raise Damaged(
                 f"{name}: bad line at byte {offset}, where revision {expected} should stand; "
                 f"lines behind it are good, so it was acknowledged"
@@ -198,12 +199,18 @@ def _refuse_if_synced(disk: Disk, name: str, offset: int, seed: int, expected: i
 
 
 def _close(disk: Disk, tail: Segment) -> None:
-    """Ends a segment with the footer that its writer could not write."""
+    """Ends a segment with the footer that its writer could not write, or not sync."""
     if tail.store is None or (tail.empty and tail.reserved is None):
         disk.unlink(tail.name)
         return
-    aside = tail.name + ".tmp"
     footer = journal.footer(tail.revision, line.seed_of(tail.store), tail.reserved)
+    if tail.closed:
+        handle = disk.open(tail.name)
+        disk.write_at(handle, footer, tail.offset - len(footer))
+        disk.sync(handle)
+        disk.close(handle)
+        return
+    aside = tail.name + ".tmp"
     _copy(disk, tail.name, aside, 0, tail.offset, footer)
     disk.rename(aside, tail.name)
 

@@ -46,7 +46,10 @@ def repair(disk: Disk) -> Repaired:
             used = max(used, fields.get("reserved", 0))
             if "batch" in fields and fields["rev"] > table.revision:
                 _note_gap(table.revision, fields["rev"], lost)
-                table.apply(journal.read_record(fields).commit)
+                table.apply(journal.read_record(fields))
+            elif "end" in fields and fields["rev"] >= table.revision:
+                _note_gap(table.revision, fields["rev"] + 1, lost)
+                table.revision = fields.get("reserved", fields["rev"])
     mark = watermark.read(disk)
     if mark is not None and mark.store == store:
         _note_gap(table.revision, mark.revision + 1, lost)
@@ -55,7 +58,7 @@ def repair(disk: Disk) -> Repaired:
     revision = max(used, table.revision) + 1
     snapshot.write(disk, store, revision, snapshot.lines_of(table, line.seed_of(store)))
     set_aside = []
-    for name in snapshots + segments + [watermark.NAME] * (mark is not None):
+    for name in snapshots + segments + [watermark.NAME] * (watermark.NAME in disk.names()):
         set_aside.append(f"{name}.damaged-{time.time_ns()}")
         disk.rename(name, set_aside[-1])
     disk.sync_folder()
@@ -85,11 +88,7 @@ def _good_lines(disk: Disk, name: str, store: str, lost: list[str]) -> Iterator[
             yield line.unseal(one, seed)
         except ValueError:
             lost.append(f"{name}: bad line at byte {offset}")
-            for candidate in journal.lines_behind(one):
-                try:
-                    yield line.unseal(candidate, seed)
-                except ValueError:
-                    continue
+            yield from journal.good_lines(one, seed)
         offset += len(one)
 
 

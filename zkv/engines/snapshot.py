@@ -111,11 +111,11 @@ def load(disk: Disk, name: str) -> tuple[str, Table]:
     """The store id and the state in a snapshot; raises Damaged unless the file is whole."""
     header = read_header(disk, name)
     table = Table()
-    for fields, _ in read(disk, name, header["store"]):
+    for fields, _, offset in read(disk, name, header["store"]):
         try:
             load_line(table, fields)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Damaged(f"{name}: it has a line that zkv did not write: {error!r}") from None
+            raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error!r}") from None
     table.revision = header["rev"]
     table.next_revision = table.revision + 1
     return header["store"], table
@@ -148,11 +148,11 @@ def read_header(disk: Disk, name: str) -> dict[str, Any]:
     except line.OtherFormat as error:
         raise OtherFormat(f"{name}: {error}") from None
     except ValueError as error:
-        raise Damaged(f"{name}: bad header: {error}") from None
+        raise Damaged(f"{name}: header at byte 0: {error}") from None
 
 
-def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Each line of a key or session, decoded and as it stands.
+def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes, int]]:
+    """Each line of a key or session, decoded and as it stands, and the byte where it begins.
 
     Raises Damaged, at the latest at the end, unless the file is whole.
     """
@@ -178,7 +178,7 @@ def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], by
             raise Damaged(f"{name}: out of order at byte {offset - len(one)}")
         last = key
         count += 1
-        yield fields, one
+        yield fields, one, offset - len(one)
     raise Damaged(f"{name}: it ends at byte {offset} without its footer")
 
 

@@ -6,6 +6,7 @@ So puts are refused while there is still a reserve, which deletes and a clean st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from zkv.engines.disk import Disk
@@ -18,17 +19,22 @@ _STEP_BYTES: Final = 16 * 2**20
 
 
 class Space:
-    """Counts what is written, and measures anew every few megabytes and at each `measure`."""
+    """Counts what is written, and measures anew every few megabytes and at each `measure`.
 
-    def __init__(self, disk: Disk) -> None:
+    `journal_bytes` tells what may have to be written once more, at a start or a stop: there
+    must be room for that too.
+    """
+
+    def __init__(self, disk: Disk, journal_bytes: Callable[[], int]) -> None:
         self._disk = disk
-        self._left = 0
+        self._journal_bytes = journal_bytes
         self.measure()
 
     def measure(self) -> None:
         """Looks how much is free: others write to the disk too."""
         free, total = self._disk.free_bytes()
-        self._free = free - min(RESERVE_BYTES_MAX, total // 8)
+        reserve = min(RESERVE_BYTES_MAX, total // 8) + self._journal_bytes()
+        self._free = (free - reserve) // 2
         self._left = min(self._free, _STEP_BYTES)
 
     def take(self, size: int) -> None:

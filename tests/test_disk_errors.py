@@ -1,0 +1,285 @@
+"""A disk error is never turned into an acknowledgement.
+
+Every call of the disk is made to fail, once or for good, one after the other, until a whole
+run gets by without the failure. What a real process does is sampled with `strace`, and on a
+disk that is full.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from crash_disk import CrashDisk
+from harness import serving, wait_until
+
+import zkv
+from zkv import requests, values
+from zkv.engines import Call, compaction, local
+from zkv.engines.local import LocalEngine
+from zkv.engines.recovery import recover
+from zkv.engines.table import Table
+from zkv.errors import DiskFailed
+from zkv.operations import OPERATIONS
+
+KINDS: Final = (
+    "names", "size", "lines", "read", "free_bytes", "create", "open", "write", "short_write",
+    "write_at", "sync", "rename", "unlink", "sync_folder",
+)  # fmt: skip
+ERRNOS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
+
+
+class FaultDisk(CrashDisk):
+    """Fails the nth call of a kind; with `for_good` all later ones too."""
+
+    def __init__(self, kind: str, nth: int, number: int, for_good: bool) -> None:
+        super().__init__()
+        self.calls = Counter[str]()
+        self._fault = kind, nth, number, for_good
+
+    @property
+    def fired(self) -> bool:
+        kind, nth, _, _ = self._fault
+        return self.calls[kind] >= nth
+
+    def check(self, name: str, args: tuple[Any, ...]) -> None:
+        """Called before each call of the disk; raises if it is to fail."""
+        kind, nth, number, for_good = self._fault
+        if kind.removeprefix("short_") != name:
+            return
+        self.calls[kind] += 1
+        if self.calls[kind] == nth or (for_good and self.fired):
+            if kind == "short_write":
+                super().write(args[0], args[1][: len(args[1]) // 2])
+            if kind == "sync":
+                self.lose(*args)
+            raise OSError(number, os.strerror(number))
+
+
+def _checked(name: str) -> Callable[..., Any]:
+    def method(self: FaultDisk, *args: Any) -> Any:
+        self.check(name, args)
+        return getattr(CrashDisk, name)(self, *args)
+
+    return method
+
+
+for _name in {kind.removeprefix("short_") for kind in KINDS}:
+    setattr(FaultDisk, _name, _checked(_name))
+
+
+class Told:
+    """What was written, what was acknowledged, and what the disk was like."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[str, int]] = []  # one a revision
+        self.acknowledged = 0
+        self.failures: list[Exception] = []
+        self.compaction_errors: list[str] = []
+        self.disks: list[tuple[CrashDisk, int]] = []
+
+    def write(self, engine: LocalEngine) -> None:
+        """Two writes in one batch; raises DiskFailed."""
+        first = len(self.writes)
+        pairs = [(f"key:{n % 5}", n) for n in (first, first + 1)]
+        self.writes += pairs
+        for outcome in engine.execute([call("put", key=key, value=n) for key, n in pairs]):
+            assert not isinstance(outcome.result, BaseException)
+            self.acknowledged = outcome.revision
+
+    def compact(self, engine: LocalEngine) -> None:
+        engine.compact()
+        wait_until(lambda: self.failures or not engine.info()["compacting"])
+        if error := engine.info()["compaction_error"]:
+            self.compaction_errors.append(error)
+
+    def crash(self, disk: CrashDisk) -> None:
+        self.disks.append((disk.killed(), self.acknowledged))
+
+    def check(self) -> None:
+        """Whatever the disk was like: another start finds all, and power may fail after it."""
+        for disk, acknowledged in self.disks:
+            self.holds(recover(without_power(disk)).table, acknowledged)
+            engine = LocalEngine(disk, clock=lambda: 1e6, compactor=compaction.Inline)
+            found = self.holds(recover(disk).table, acknowledged)
+            self.holds(recover(without_power(disk)).table, found)
+            engine.close()
+
+    def holds(self, table: Table, floor: int) -> int:
+        assert table.revision >= floor
+        wanted = dict(self.writes[: table.revision])
+        entries = {key: table.get(key) for key in table.keys("", "")}
+        assert {key: values.unpack(it.packed) for key, it in entries.items() if it} == wanted
+        return table.revision
+
+
+def call(op: str, **fields: Any) -> Call:
+    request = requests.check({"op": op, **fields})
+    return Call(OPERATIONS[request.op], request.args)
+
+
+def without_power(disk: CrashDisk) -> CrashDisk:
+    """The folder after a power failure: nothing is there that was not synced."""
+    return disk.image(["dropped"] * disk.units(), random.Random(0))
+
+
+def run(disk: CrashDisk, told: Told) -> None:
+    """Two starts with writes, a compaction and a stop; ends when the disk has failed."""
+    for _ in range(2):
+        engine = LocalEngine(
+            disk, clock=lambda: 1e6, on_failure=told.failures.append, compactor=compaction.Inline
+        )
+        try:
+            told.write(engine)
+            told.compact(engine)
+            told.write(engine)
+            told.write(engine)
+        except DiskFailed:
+            for _ in range(2):
+                with pytest.raises(DiskFailed):
+                    told.write(engine)
+            with pytest.raises(DiskFailed):
+                engine.execute([call("ping")])
+            raise
+        finally:
+            told.crash(disk)
+            with suppress(DiskFailed):
+                engine.close()
+            told.crash(disk)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_failing_call_is_never_an_acknowledgement(
+    kind: str, long: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "TICK_S", 3600)
+    for nth in count(1):
+        for for_good in False, True:
+            for number in ERRNOS if long else [ERRNOS[(nth + for_good) % 4]]:
+                disk, told = FaultDisk(kind, nth, number, for_good), Told()
+                with suppress(DiskFailed):
+                    run(disk, told)
+                told.check()
+        if not disk.fired:
+            break
+    assert nth > 1
+
+
+@pytest.mark.parametrize("kind", ["create", "lines", "write", "sync", "rename", "unlink"])
+def test_a_failed_compaction_is_told_of_and_harms_nothing(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "TICK_S", 3600)
+    told = Told()
+    nth = 1
+    while not told.compaction_errors:
+        disk, told = FaultDisk(kind, nth, errno.ENOSPC, for_good=False), Told()
+        with suppress(DiskFailed):
+            run(disk, told)
+        nth += 1
+    assert os.strerror(errno.ENOSPC) in told.compaction_errors[0]
+    assert len(told.compaction_errors) == 1  # the next one came off
+    assert told.acknowledged == len(told.writes) == 12
+    assert not told.failures
+    told.check()
+
+
+@contextmanager
+def failing(process: subprocess.Popen[str], inject: str) -> Iterator[None]:
+    """Has system calls of a running process fail."""
+    if shutil.which("strace") is None:
+        pytest.skip("needs the Debian package strace")
+    command = ["strace", "-f", "-o", os.devnull, "-p", str(process.pid), "-e", inject]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr is not None
+        try:
+            said = strace.stderr.readline()
+            if "attached" not in said:
+                pytest.skip(f"ptrace is refused: {said}")
+            yield
+        finally:
+            strace.terminate()
+            strace.communicate()
+
+
+@pytest.mark.parametrize(
+    "inject",
+    [
+        "inject=fdatasync:error=EIO:when=3",
+        "inject=fdatasync:error=ENOSPC:when=7",
+        "inject=pwrite64:error=EIO:when=5",
+        "inject=pwrite64:error=ENOSPC:when=1+",
+    ],
+)
+def test_a_server_whose_disk_fails_exits_and_has_lost_nothing(inject: str, tmp_path: Path) -> None:
+    data, acknowledged, number = tmp_path / "data", dict[str, int](), 0
+    with serving(data) as server, zkv.Client(server.endpoint, timeout_s=1) as store:
+        with failing(server.process, inject):
+            while server.process.poll() is None:
+                number += 1
+                with suppress(zkv.Timeout, zkv.CannotConnect):
+                    store.put(f"key:{number}", number)
+                    acknowledged[f"key:{number}"] = number
+        server.process.communicate()
+        assert server.process.returncode == DiskFailed.exit_code
+        assert "cannot be written" in server.log.read_text()
+    with zkv.open(data) as store:
+        assert acknowledged.items() <= {it.key: it.value for it in store.items()}.items()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "zkv-test", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs root, to mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(store: zkv.Store, prefix: str) -> dict[str, int]:
+    """Writes until there is no room; what was acknowledged, by the length of the value."""
+    written: dict[str, int] = {}
+    while True:
+        key = f"{prefix}:{len(written)}"
+        try:
+            store.put(key, "x" * 50_000)
+        except zkv.NoSpace:
+            return written
+        written[key] = 50_000
+
+
+def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> None:
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(6 * 2**20))
+    with serving(small_disk) as server, zkv.Client(server.endpoint) as store:
+        written = fill(store, "first")
+        assert len(store.get("first:0")) == 50_000
+        for number in range(3):
+            store.delete(f"first:{number}")
+            del written[f"first:{number}"]
+        filler.unlink()
+        store.put("small", "x")
+        written |= fill(store, "second") | {"small": 1}
+        server.kill()
+    for stop in (False, True):  # a start after kill -9, and one after a clean stop
+        with serving(small_disk) as server, zkv.Client(server.endpoint) as store:
+            assert {it.key: len(it.value) for it in store.items()} == written
+            fill(store, "third")
+            store.clear("third")
+            if stop:
+                server.stop()

@@ -1,0 +1,284 @@
+"""What an operator does: check, repair, back up, and start a server too many."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from harness import EXIT_S, serving, wait_until
+
+import zkv
+from zkv.engines import journal, local
+from zkv.engines.disk import Disk
+
+SERVERS = 50
+
+
+class Ended(NamedTuple):
+    """How zkv-server ended."""
+
+    code: int
+    out: list[str]
+    err: list[str]
+
+
+def server(*options: str) -> Ended:
+    command = [sys.executable, "-m", "zkv", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Ended(done.returncode, done.stdout.splitlines(), done.stderr.splitlines())
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def contents(store: zkv.Store) -> dict[str, object]:
+    return {item.key: item.value for item in store.items()}
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store of keys 1 to 9, at revision 9: a snapshot of 3, and two segments of 3."""
+    monkeypatch.setattr(local, "STOP_BYTES_MAX", 0)
+    folder = tmp_path / "data"
+    for segment in range(3):
+        with zkv.open(folder) as store:
+            for n in range(3 * segment + 1, 3 * segment + 4):
+                store.put(f"key:{n}", n)
+        if segment == 0:
+            monkeypatch.setattr(local, "STOP_BYTES_MAX", 2**20)
+            zkv.open(folder).close()
+            monkeypatch.setattr(local, "STOP_BYTES_MAX", 0)
+    assert len(Disk(folder).data_files(journal.PREFIX)) == 2
+    return folder
+
+
+def segment(data: Path, number: int) -> Path:
+    return data / Disk(data).data_files(journal.PREFIX)[number]
+
+
+def replace(path: Path, old: bytes, new: bytes) -> int:
+    """Damages a file; returns where."""
+    before = path.read_bytes()
+    assert before.count(old) == 1
+    path.write_bytes(before.replace(old, new))
+    return before.index(old)
+
+
+def test_check_says_what_is_there_and_changes_nothing(data: Path) -> None:
+    before = files_of(data)
+    assert server("--check", str(data)) == (0, [f"{data}: good, 9 keys, revision 9"], [])
+    assert server("--data", str(data), "--check").code == 0
+    assert files_of(data) == before
+
+
+def test_check_tells_of_a_torn_tail(data: Path) -> None:
+    with segment(data, 1).open("ab") as file:
+        file.write(b'{"rev":10,"time":"20')
+    (data / "watermark").unlink()
+    path = segment(data, 1)
+    path.write_bytes(re.sub(rb'\{"end".*\n', b"", path.read_bytes()))
+    done = server("--check", str(data))
+    assert done.code == 0
+    assert done.out[1:] == ["its last 20 bytes are a torn tail, to be set aside at start"]
+
+
+def test_check_names_the_first_bad_line_and_the_repair(data: Path) -> None:
+    path = segment(data, 0)
+    line = path.read_bytes().index(b'{"rev":5')
+    replace(path, b'"key:5":5', b'"key:5":6')
+    assert server("--check", str(data)) == (
+        65,
+        [],
+        [
+            f"zkv-server: {path.name}: bad line at byte {line}, where revision 5 should stand; "
+            "lines behind it are good, so it was acknowledged; "
+            f"to go on with what is good: zkv-server --repair {data}",
+        ],
+    )
+    assert server("--data", str(data)).code == 65  # and it is not served
+
+
+def test_check_of_a_store_that_is_served_is_refused(data: Path) -> None:
+    with serving(data):
+        done = server("--check", str(data))
+    assert done == (75, [], [f"zkv-server: the data folder {data} is in use by another process"])
+
+
+def test_repair_keeps_every_good_line_and_every_file(data: Path) -> None:
+    path = segment(data, 0)
+    line = path.read_bytes().index(b'{"rev":5')
+    replace(path, b'"key:5":5', b'"key:5":6')
+    before = files_of(data)
+    done = server("--repair", str(data))
+    assert (done.code, done.err) == (0, [])
+    assert done.out[:2] == [f"lost: {path.name}: bad line at byte {line}", "lost: revisions 5 to 5"]
+    assert done.out[-1] == f"{data}: repaired, 8 keys, revision 10"
+
+    after = files_of(data)
+    assert {f"set aside: {name}" for name in after if ".damaged-" in name} == set(done.out[2:-1])
+    aside = {name.partition(".damaged-")[0]: text for name, text in after.items()}
+    assert before.items() <= aside.items()
+    with zkv.open(data) as store:
+        assert contents(store) == {f"key:{n}": n for n in range(1, 10) if n != 5}
+        assert store.put("key:10", 10) > 9
+
+
+def test_repair_finds_lines_that_a_bad_newline_glued_together(data: Path) -> None:
+    path = segment(data, 1)
+    text = path.read_bytes()
+    end = text.index(b'{"rev":9') - 1
+    path.write_bytes(text[:end] + b"\x8a" + text[end + 1 :])
+    assert server("--check", str(data)).code == 65
+    done = server("--repair", str(data))
+    assert [line for line in done.out if "revisions" in line] == []
+    assert done.out[-1] == f"{data}: repaired, 9 keys, revision 10"
+    with zkv.open(data) as store:
+        assert contents(store) == {f"key:{n}": n for n in range(1, 10)}
+
+
+def test_repair_takes_a_snapshot_without_its_bad_line(data: Path) -> None:
+    (name,) = Disk(data).data_files("snapshot-")
+    replace(data / name, b'"key":"key:2"', b'"key":"key:X"')
+    assert server("--repair", str(data)).out[0].startswith(f"lost: {name}: bad line at byte ")
+    with zkv.open(data) as store:
+        assert contents(store) == {f"key:{n}": n for n in range(1, 10) if n != 2}
+
+
+@pytest.mark.parametrize("gone", ["journal", "snapshot"])
+def test_repair_says_which_revisions_are_missing(gone: str, data: Path) -> None:
+    if gone == "journal":
+        segment(data, 1).unlink()
+    else:
+        (data / Disk(data).data_files("snapshot-")[0]).unlink()
+    assert server("--check", str(data)).code == 65
+    lost = "7 to 9" if gone == "journal" else "1 to 3"
+    done = server("--repair", str(data))
+    assert done.out[0] == f"lost: revisions {lost}"
+    assert done.out[-1] == f"{data}: repaired, 6 keys, revision 10"
+
+
+def test_repair_gives_out_no_revision_again(data: Path) -> None:
+    """Not even one that may have been given out and never reached the disk."""
+    with serving(data, "--fsync", "interval") as running:
+        running.kill()
+    with zkv.open(data) as store:
+        revision = store.put("key:10", 10)
+        assert revision > journal.RESERVED
+    with serving(data, "--fsync", "interval") as running:
+        running.kill()
+    replace(segment(data, 0), b'"key:5":5', b'"key:5":6')
+    done = server("--repair", str(data))
+    assert [line for line in done.out if "revisions" in line] == ["lost: revisions 5 to 5"]
+    with zkv.open(data) as store:
+        assert store.put("key:11", 11) > revision + journal.RESERVED
+
+
+def test_repair_of_a_folder_without_a_store(tmp_path: Path) -> None:
+    (tmp_path / "journal-00000000000000000001.jsonl").write_bytes(b"no store\n")
+    before = files_of(tmp_path)
+    done = server("--repair", str(tmp_path))
+    assert done.code == 65
+    assert before.items() <= files_of(tmp_path).items()
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[zkv.Client]:
+    """A store whose `one` and `other` are always equal, and always growing."""
+    done = threading.Event()
+
+    def write(client: zkv.Client, number: int) -> None:
+        for n in count():
+            if done.is_set():
+                return
+            with client.transaction() as block:
+                block.incr("one")
+                block.put(f"filler:{number}:{n % 500}", "x" * 100)
+                block.incr("other")
+
+    with serving(tmp_path / "busy") as running, zkv.Client(running.endpoint) as client:
+        writers = [threading.Thread(target=write, args=(client, n)) for n in range(3)]
+        for thread in writers:
+            thread.start()
+        wait_until(lambda: client.count() > 300)
+        yield client
+        done.set()
+        for thread in writers:
+            thread.join()
+
+
+def test_a_backup_of_a_busy_server_is_the_store_at_one_revision(
+    busy: zkv.Client, tmp_path: Path
+) -> None:
+    for number in range(3):
+        folder = tmp_path / f"backup-{number}"
+        before = busy.info()["revision"]
+        revision = busy.backup(folder)
+        assert before <= revision <= busy.info()["revision"]
+        with zkv.open(folder) as store:
+            assert store.info()["revision"] == revision
+            assert store.get("one") == store.get("other") > 0
+            found = contents(store)
+            newest = max(store.item(key).version for key in found)
+            assert newest == store.item("one").version <= revision
+        with serving(folder) as server, zkv.Client(server.endpoint) as store:
+            assert contents(store) == found
+
+
+def test_a_backup_of_a_quiet_store_is_equal(data: Path, tmp_path: Path) -> None:
+    with zkv.open(data) as store:
+        assert store.backup(tmp_path / "deep" / "copy") == 9
+        with zkv.open(tmp_path / "deep" / "copy") as copy:
+            assert list(copy.items()) == list(store.items())
+            assert copy.info()["store"] == store.info()["store"]
+
+
+def test_a_backup_never_touches_a_folder_that_is_there(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with zkv.open(data) as store, pytest.raises(zkv.BadRequest, match="cannot make the folder"):
+        store.backup(tmp_path / "there")
+    assert files_of(tmp_path / "there") == {}
+
+
+def test_a_backup_after_a_failed_compaction(data: Path, tmp_path: Path) -> None:
+    """The failure of before is no failure of this one."""
+    with zkv.open(data) as store:
+        path = segment(data, 0)
+        text = path.read_bytes()
+        path.write_bytes(b"")
+        with pytest.raises(zkv.ServerError, match="cannot make a snapshot"):
+            store.backup(tmp_path / "first")
+        path.write_bytes(text)
+        assert store.backup(tmp_path / "second") == 9
+
+
+def test_of_many_servers_on_one_folder_one_serves(data: Path) -> None:
+    command = [sys.executable, "-m", "zkv", "--data", str(data), "--listen", "tcp://127.0.0.1:*"]
+    before = files_of(data)
+    servers = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(SERVERS)
+    ]
+    try:
+        wait_until(lambda: sum(one.poll() is None for one in servers) <= 1, timeout_s=60)
+        (winner,) = (one for one in servers if one.poll() is None)
+        assert winner.stdout is not None
+        assert " serves " in winner.stdout.readline()
+        after = files_of(data)
+    finally:
+        for one in servers:
+            one.terminate()
+        ended = [(*one.communicate(timeout=EXIT_S), one.returncode) for one in servers]
+    refused = f"zkv-server: the data folder {data} is in use by another process\n"
+    assert ended.count(("", refused, 75)) == SERVERS - 1
+    assert [code for _, _, code in ended].count(0) == 1
+    before["watermark"] = after["watermark"]  # the one that serves moves it, and starts a segment
+    assert before.items() <= after.items()
+    assert len(after) == len(before) + 1
