@@ -182,8 +182,10 @@ def test_a_compaction_ends_with_its_server(tmp_path: Path) -> None:
         store._read("compact", {})
         child = child_of(server)
         os.kill(child, signal.SIGSTOP)
+        server.process.kill()
+        server.process.wait()
+        os.kill(child, signal.SIGCONT)
         server.kill()
-    os.kill(child, signal.SIGCONT)
     wait_until(lambda: not runs(child))
     assert Disk(data).data_files("snapshot-") == []
 
@@ -198,14 +200,12 @@ def large(data: Path) -> dict[str, Any]:
 
 
 def child_of(server: ServerProcess) -> int:
-    """The process that compacts."""
-    found: list[str] = []
-    threads = Path(f"/proc/{server.process.pid}/task")
-    while not found:
-        found = [
-            child for it in threads.iterdir() for child in (it / "children").read_text().split()
-        ]
-    return int(found[0])
+    """The process that compacts, once it has begun."""
+    while True:
+        for thread in Path(f"/proc/{server.process.pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                if b"engines.compaction" in Path(f"/proc/{child}/cmdline").read_bytes():
+                    return int(child)
 
 
 def runs(pid: int) -> bool:
