@@ -12,7 +12,6 @@ import os
 import random
 import shutil
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
@@ -25,7 +24,7 @@ from harness import serving, wait_until
 
 import zkv
 from zkv import requests, values
-from zkv.engines import Call, compaction, local
+from zkv.engines import Call, compaction, local, snapshot
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
 from zkv.engines.table import Table
@@ -44,21 +43,16 @@ class FaultDisk(CrashDisk):
 
     def __init__(self, kind: str, nth: int, number: int, for_good: bool) -> None:
         super().__init__()
-        self.calls = Counter[str]()
+        self.calls = 0
         self._fault = kind, nth, number, for_good
-
-    @property
-    def fired(self) -> bool:
-        kind, nth, _, _ = self._fault
-        return self.calls[kind] >= nth
 
     def check(self, name: str, args: tuple[Any, ...]) -> None:
         """Called before each call of the disk; raises if it is to fail."""
         kind, nth, number, for_good = self._fault
         if kind.removeprefix("short_") != name:
             return
-        self.calls[kind] += 1
-        if self.calls[kind] == nth or (for_good and self.fired):
+        self.calls += 1
+        if self.calls == nth or (for_good and self.calls > nth):
             if kind == "short_write":
                 super().write(args[0], args[1][: len(args[1]) // 2])
             if kind == "sync":
@@ -90,8 +84,7 @@ class Told:
 
     def write(self, engine: LocalEngine) -> None:
         """Two writes in one batch; raises DiskFailed."""
-        first = len(self.writes)
-        pairs = [(f"key:{n % 5}", n) for n in (first, first + 1)]
+        pairs = [(f"key:{n % 5}", n) for n in range(len(self.writes), len(self.writes) + 2)]
         self.writes += pairs
         for outcome in engine.execute([call("put", key=key, value=n) for key, n in pairs]):
             assert not isinstance(outcome.result, BaseException)
@@ -102,9 +95,6 @@ class Told:
         wait_until(lambda: self.failures or not engine.info()["compacting"])
         if error := engine.info()["compaction_error"]:
             self.compaction_errors.append(error)
-
-    def crash(self, disk: CrashDisk) -> None:
-        self.disks.append((disk.killed(), self.acknowledged))
 
     def check(self) -> None:
         """Whatever the disk was like: another start finds all, and power may fail after it."""
@@ -152,10 +142,10 @@ def run(disk: CrashDisk, told: Told) -> None:
                 engine.execute([call("ping")])
             raise
         finally:
-            told.crash(disk)
+            told.disks.append((disk.killed(), told.acknowledged))
             with suppress(DiskFailed):
                 engine.close()
-            told.crash(disk)
+            told.disks.append((disk.killed(), told.acknowledged))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -170,7 +160,7 @@ def test_a_failing_call_is_never_an_acknowledgement(
                 with suppress(DiskFailed):
                     run(disk, told)
                 told.check()
-        if not disk.fired:
+        if disk.calls < nth:
             break
     assert nth > 1
 
@@ -181,17 +171,42 @@ def test_a_failed_compaction_is_told_of_and_harms_nothing(
 ) -> None:
     monkeypatch.setattr(local, "TICK_S", 3600)
     told = Told()
-    nth = 1
+    nth = count(1)
     while not told.compaction_errors:
-        disk, told = FaultDisk(kind, nth, errno.ENOSPC, for_good=False), Told()
+        disk, told = FaultDisk(kind, next(nth), errno.ENOSPC, for_good=False), Told()
         with suppress(DiskFailed):
             run(disk, told)
-        nth += 1
-    assert os.strerror(errno.ENOSPC) in told.compaction_errors[0]
-    assert len(told.compaction_errors) == 1  # the next one came off
+    (error,) = told.compaction_errors  # the next one came off
+    assert os.strerror(errno.ENOSPC) in error
     assert told.acknowledged == len(told.writes) == 12
     assert not told.failures
     told.check()
+
+
+class SmallDisk(CrashDisk):
+    """A disk of 1 MiB."""
+
+    def free_bytes(self) -> tuple[int, int]:
+        return 2**20 - sum(len(data) for data in self.files().values()), 2**20
+
+
+def test_a_compaction_leaves_the_journal_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "TICK_S", 3600)
+    monkeypatch.setattr(snapshot, "_WRITE_BYTES", 50_000)
+    disk, told, free = SmallDisk(), Told(), list[int]()
+    engine = LocalEngine(disk, compactor=compaction.Inline)
+    for number in range(10):
+        engine.execute([call("put", key=f"key:{number}", value="x" * 50_000)])
+        if number == 5:
+            told.compact(engine)
+    disk.before_change = lambda: free.append(disk.free_bytes()[0])
+    told.compact(engine)
+    assert told.compaction_errors == [f"[Errno {errno.ENOSPC}] {os.strerror(errno.ENOSPC)}"]
+    assert 2**20 // 8 <= min(free) < 2**20 // 4
+    assert disk.leftovers() == []
+    (outcome,) = engine.execute([call("delete", key="key:0")])
+    assert outcome.result == {"version": 1}
+    engine.close()
 
 
 @contextmanager
@@ -228,13 +243,12 @@ def test_a_server_whose_disk_fails_exits_and_has_lost_nothing(inject: str, tmp_p
             while server.process.poll() is None:
                 number += 1
                 with suppress(zkv.Timeout, zkv.CannotConnect):
-                    store.put(f"key:{number}", number)
-                    acknowledged[f"key:{number}"] = number
+                    acknowledged[f"key:{number}"] = store.put(f"key:{number}", number)
         server.process.communicate()
         assert server.process.returncode == DiskFailed.exit_code
         assert "cannot be written" in server.log.read_text()
     with zkv.open(data) as store:
-        assert acknowledged.items() <= {it.key: it.value for it in store.items()}.items()
+        assert acknowledged.items() <= {it.key: it.version for it in store.items()}.items()
 
 
 @pytest.fixture
@@ -252,15 +266,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(store: zkv.Store, prefix: str) -> dict[str, int]:
-    """Writes until there is no room; what was acknowledged, by the length of the value."""
+    """Writes until there is no room; the keys that were acknowledged, with their versions."""
     written: dict[str, int] = {}
-    while True:
-        key = f"{prefix}:{len(written)}"
-        try:
-            store.put(key, "x" * 50_000)
-        except zkv.NoSpace:
-            return written
-        written[key] = 50_000
+    with suppress(zkv.NoSpace):
+        while True:
+            key = f"{prefix}:{len(written)}"
+            written[key] = store.put(key, "x" * 50_000)
+    return written
 
 
 def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> None:
@@ -273,12 +285,12 @@ def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> Non
             store.delete(f"first:{number}")
             del written[f"first:{number}"]
         filler.unlink()
-        store.put("small", "x")
-        written |= fill(store, "second") | {"small": 1}
+        written["small"] = store.put("small", "x")
+        written |= fill(store, "second")
         server.kill()
     for stop in (False, True):  # a start after kill -9, and one after a clean stop
         with serving(small_disk) as server, zkv.Client(server.endpoint) as store:
-            assert {it.key: len(it.value) for it in store.items()} == written
+            assert {it.key: it.version for it in store.items()} == written
             fill(store, "third")
             store.clear("third")
             if stop:

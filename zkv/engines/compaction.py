@@ -42,7 +42,7 @@ def compact(disk: Disk, store: str, upto: int) -> Written:
     merge = _Merge(disk, store, snapshot.revision_of(snapshots[-1]) if snapshots else 0)
     merge.read(segments, upto)
     lines = merge.lines(snapshots[-1] if snapshots else None)
-    written = snapshot.write(disk, store, upto, lines)
+    written = snapshot.write(disk, store, upto, lines, spare=True)
     merge.close()
     for name in snapshots + segments:
         if name != snapshot.name_of(upto):
@@ -199,6 +199,7 @@ class _Merge:
                 one or line.seal({"key": key, "deleted": True}, self._seed)
                 for key, _, one in self._sorted_changes()
             ),
+            spare=True,
         )
         self._runs.append(name)
         self._changes = Changes()

@@ -160,6 +160,11 @@ class Journal:
             self._guarded(self._next_segment)
             return self.first, self.bytes
 
+    def forget(self, size: int) -> None:
+        """A snapshot has taken in so many bytes of closed segments."""
+        with self._writing:
+            self.bytes -= size
+
     def close(self) -> None:
         """Writes what is pending and closes the segment; an empty one goes."""
         with self._writing:

@@ -254,7 +254,7 @@ class LocalEngine:
             return
         if merged is not None:
             log.info("compacted to revision %d, %d bytes", merged.revision, merged.bytes)
-            self._journal.bytes -= self._compacted_bytes
+            self._journal.forget(self._compacted_bytes)
             self._snapshot = merged
             self._compaction, self._compaction_error = None, None
             self._compacting = False

@@ -11,12 +11,15 @@ synced, read again, and only then given its name.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from zkv import values
 from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
+from zkv.engines.space import room
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
 from zkv.transaction import Completed, Entry
@@ -58,7 +61,9 @@ def session_line(completed: Completed, revision: int, seed: int) -> bytes:
     return line.seal({"session": sessions.to_json(completed), "rev": revision}, seed)
 
 
-def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> Written:
+def write(
+    disk: Disk, store: str, revision: int, lines: Iterable[bytes], *, spare: bool = False
+) -> Written:
     """Makes the snapshot of these lines durable under its name.
 
     Raises OSError or Damaged; what was written then has a name that no start reads.
@@ -75,7 +80,7 @@ def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> Writ
         footer = {"end": "snapshot", "rev": revision, "count": count}
         yield line.seal(footer, line.seed_of(store))
 
-    write_lines(disk, aside, whole())
+    write_lines(disk, aside, whole(), spare=spare)
     for _ in read(disk, aside, store):
         pass
     disk.rename(aside, name)
@@ -83,14 +88,22 @@ def write(disk: Disk, store: str, revision: int, lines: Iterable[bytes]) -> Writ
     return Written(revision, disk.size(name))
 
 
-def write_lines(disk: Disk, name: str, lines: Iterable[bytes]) -> None:
+def write_lines(disk: Disk, name: str, lines: Iterable[bytes], *, spare: bool) -> None:
     """Makes a file of these lines, and syncs it; one that is there is replaced.
 
     It syncs as it goes: a hundred dirty megabytes would hold up the journal's own sync.
+    With `spare` it raises OSError rather than take the room that a journal needs.
     """
     if name in disk.names():
         disk.unlink(name)
     handle = disk.create(name)
+
+    def put(data: bytes) -> None:
+        if spare and room(disk) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        disk.write(handle, data)
+        disk.sync(handle)
+
     try:
         waiting: list[bytes] = []
         size = 0
@@ -98,11 +111,9 @@ def write_lines(disk: Disk, name: str, lines: Iterable[bytes]) -> None:
             waiting.append(one)
             size += len(one)
             if size > _WRITE_BYTES:
-                disk.write(handle, b"".join(waiting))
-                disk.sync(handle)
+                put(b"".join(waiting))
                 waiting, size = [], 0
-        disk.write(handle, b"".join(waiting))
-        disk.sync(handle)
+        put(b"".join(waiting))
     finally:
         disk.close(handle)
 

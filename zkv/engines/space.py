@@ -18,6 +18,12 @@ RESERVE_BYTES_MAX: Final = 32 * 2**20
 _STEP_BYTES: Final = 16 * 2**20
 
 
+def room(disk: Disk) -> int:
+    """Bytes that may be written beside the reserve."""
+    free, total = disk.free_bytes()
+    return free - min(RESERVE_BYTES_MAX, total // 8)
+
+
 class Space:
     """Counts what is written, and measures anew every few megabytes and at each `measure`.
 
@@ -32,9 +38,7 @@ class Space:
 
     def measure(self) -> None:
         """Looks how much is free: others write to the disk too."""
-        free, total = self._disk.free_bytes()
-        reserve = min(RESERVE_BYTES_MAX, total // 8) + self._journal_bytes()
-        self._free = (free - reserve) // 2
+        self._free = (room(self._disk) - self._journal_bytes()) // 2
         self._left = min(self._free, _STEP_BYTES)
 
     def take(self, size: int) -> None:
