@@ -125,43 +125,42 @@ class Server:
                 if bodies:
                     for envelope, reply in zip(envelopes, self._handle(bodies), strict=True):
                         for frame in envelope:
-                            clients.send(frame, zmq.SNDMORE, copy=False)
+                            clients.send(frame, zmq.SNDMORE)
                         clients.send(reply)
 
 
-def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[zmq.Frame]], list[bytes], bool]:
+def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[bytes], bool]:
     """Waits for a request and takes all that wait; the last item is whether to stop."""
-    envelopes: list[list[zmq.Frame]] = []
+    envelopes: list[list[bytes]] = []
     bodies: list[bytes] = []
-    flags = size = 0
-    try:
-        while len(bodies) < BATCH_MAX and size < BATCH_BYTES_MAX:
-            frame = clients.recv(flags, copy=False)
-            flags = zmq.NOBLOCK
-            frames = [frame]
-            while frame.more:
-                frame = clients.recv(0, copy=False)
-                frames.append(frame)
-            if len(frames) == 1:  # the ROUTER puts a frame in front: this is from `_route`
-                return envelopes, bodies, True
-            envelope, body = _split(frames)
-            envelopes.append(envelope)
-            bodies.append(body)
-            size += len(body)
-    except zmq.Again:
-        pass
-    return envelopes, bodies, False
+    size = 0
+    while True:
+        frames = [clients.recv()]
+        if not frames[0]:  # the ROUTER puts a name in front: this is from `_route`
+            return envelopes, bodies, True
+        more = True
+        while more:
+            frame = clients.recv(copy=False)  # only such a frame tells whether another follows
+            frames.append(frame.bytes)
+            more = frame.more
+        envelope, body = _split(frames)
+        envelopes.append(envelope)
+        bodies.append(body)
+        size += len(body)
+        full = len(bodies) == BATCH_MAX or size >= BATCH_BYTES_MAX
+        if full or not clients.poll(0):
+            return envelopes, bodies, False
 
 
-def _split(frames: list[zmq.Frame]) -> tuple[list[zmq.Frame], bytes]:
+def _split(frames: list[bytes]) -> tuple[list[bytes], bytes]:
     """The envelope, to be echoed whole, and the body; b"" where there is not just one.
 
     A REQ sends [delimiter, body], one with REQ_CORRELATE an id before that, a DEALER
-    perhaps no delimiter. The ROUTER's frame stands in front of all.
+    perhaps no delimiter. The ROUTER's frame, which is never empty, stands in front of all.
     """
-    ends = next((n for n, frame in enumerate(frames) if n and not len(frame)), 0) + 1
+    ends = frames.index(b"") + 1 if b"" in frames else 1
     body = frames[ends:]
-    return frames[:ends], body[0].bytes if len(body) == 1 else b""
+    return frames[:ends], body[0] if len(body) == 1 else b""
 
 
 def _send_stop(workers: zmq.Socket[bytes]) -> None:

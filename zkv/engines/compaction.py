@@ -129,7 +129,7 @@ class _Merge:
                 yield one
             last = key
         for completed, revision in self._sessions.completed():
-            sessions.remember(*completed, revision)
+            sessions.remember(completed, revision)
         for completed, revision in sessions.completed():
             yield snapshot.session_line(completed, revision, self._seed)
 
@@ -166,20 +166,20 @@ class _Merge:
         self._revision = commit.revision
         self._changes.update(commit.changes)
         if commit.completed is not None:
-            self._sessions.remember(*commit.completed, commit.revision)
+            self._sessions.remember(commit.completed, commit.revision)
         self._bytes += size
         if self._bytes > RUN_BYTES_MAX:
             self._spill()
 
     def _sorted_changes(self) -> Stream:
         for key, entry in sorted(self._changes.items()):
-            yield key, 0, entry and snapshot.entry_line(key, entry, self._seed)
+            yield key, 0, None if entry is None else snapshot.entry_line(key, entry, self._seed)
 
     def _base(self, name: str, sessions: Sessions) -> Stream:
         age = len(self._runs) + 1
         for fields, one, _ in snapshot.read(self._disk, name, self._store):
             if "session" in fields:
-                sessions.remember(*from_json(fields["session"]), fields["rev"])
+                sessions.remember(from_json(fields["session"]), fields["rev"])
             else:
                 yield fields["key"], age, one
 

@@ -83,7 +83,7 @@ def read_record(fields: dict[str, Any]) -> Commit:
         revision, expires = fields["rev"], fields.get("expires", {})
         changes: dict[str, Entry | None] = dict.fromkeys(fields.get("delete", ()))
         for key, plain in fields.get("put", {}).items():
-            packed = values.Packed(values.pack(values.from_json(plain)))
+            packed = values.pack(values.from_json(plain))
             changes[key] = Entry(packed, revision, expires.get(key))
         completed = sessions.from_json(fields["session"]) if "session" in fields else None
         return Commit(revision, 0.0, changes, completed)

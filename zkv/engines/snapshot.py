@@ -23,7 +23,6 @@ from zkv.engines.space import room
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
 from zkv.transaction import Completed, Entry
-from zkv.values import Packed
 
 PREFIX: Final = "snapshot-"
 _WRITE_BYTES: Final = 4 * 2**20
@@ -135,11 +134,10 @@ def load(disk: Disk, name: str) -> tuple[str, Table]:
 def load_line(table: Table, fields: dict[str, Any]) -> None:
     """Takes the line of a key or a session into a table."""
     if "key" in fields:
-        packed = Packed(values.pack(values.from_json(fields["value"])))
+        packed = values.pack(values.from_json(fields["value"]))
         table.load(fields["key"], Entry(packed, fields["version"], fields.get("expires")))
     else:
-        session, seq, reply = sessions.from_json(fields["session"])
-        table.sessions.remember(session, seq, reply, fields["rev"])
+        table.sessions.remember(sessions.from_json(fields["session"]), fields["rev"])
 
 
 def lines_of(table: Table, seed: int) -> Iterator[bytes]:
