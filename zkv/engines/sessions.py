@@ -13,6 +13,7 @@ from typing import Any, Final
 from zkv import values
 from zkv.errors import SessionLost, Stale
 from zkv.transaction import Completed
+from zkv.values import Packed
 
 SESSIONS_MAX: Final = 100_000
 
@@ -68,5 +69,5 @@ def to_json(completed: Completed) -> list[Any]:
 def from_json(plain: Any) -> Completed:
     """The request that `to_json` was given; raises ValueError for anything else."""
     session, seq, fields = plain
-    named = {name: values.from_json(it) for name, it in fields.items()}
+    named = {name: Packed(values.pack(values.from_json(it))) for name, it in fields.items()}
     return Completed(values.from_json(session), seq, named)
