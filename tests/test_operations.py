@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from zkv import requests, values
 from zkv.engines.table import Table
-from zkv.errors import NotFound, Overflow, WrongType
+from zkv.errors import NotFound, Overflow, TooLarge, WrongType
 from zkv.operations import OPERATIONS
 from zkv.transaction import Commit, Transaction
 
@@ -46,6 +46,31 @@ class Memory:
 
     def keys(self, **fields: Any) -> list[str]:
         return [item[0] for item in self("list", **fields)["items"]]
+
+
+def test_what_is_put_all_at_once_is_got_all_at_once() -> None:
+    store = Memory(a=1)
+    assert store("put_many", items={"b": None, "a": [2]}) == {"version": 2}
+    store.commit()
+    assert store("get_many", keys=["b", "none", "a", "b"]) == {
+        "entries": [[None, 2], None, [[2], 2], [None, 2]]
+    }
+    assert store("put_many", items={}) == {"version": 0}
+    assert store("get_many", keys=[]) == {"entries": []}
+
+
+def test_all_that_is_put_at_once_expires_at_once() -> None:
+    store = Memory("old")
+    store("put_many", items={"old": 1, "new": 2}, ttl=7)
+    assert [store("get", key=key)["ttl"] for key in ("old", "new")] == [7, 7]
+
+
+def test_more_values_than_a_reply_has_room_for_are_too_large() -> None:
+    store = Memory(a=bytes(5 * 2**20))
+    assert store("get_many", keys=["a"])["entries"] != [None]
+    with pytest.raises(TooLarge) as caught:
+        store("get_many", keys=["a", "a"])
+    assert caught.value.details == {"limit": 8 * 2**20, "size": 10 * 2**20 + 10}
 
 
 def test_what_is_put_is_got_with_its_version() -> None:

@@ -29,6 +29,8 @@ TAKEN: dict[str, list[Any]] = {
     "guards": [[], [{"key": "k", "version": 7}]],
     "int": [0, 1, 2**64 - 1],
     "ops": [[], [{"op": "put", "key": "k", "value": 1}]],
+    "keys": [[], ["k", "k"], ["k"] * 1024],
+    "items": [{}, {"k": None, "é": [b"", {1: 2}]}],
 }
 NO_NUMBER = [None, True, "1", b"1", [], {}, math.nan, math.inf, -math.inf]
 NO_ARRAY = [None, 1, "", {}, [1], [[]], [{}]]
@@ -45,6 +47,9 @@ REFUSED: dict[str, list[Any]] = {
                    {1: 1}],
     "guards": [*NO_ARRAY, [{"version": 1}], [{"key": ""}], [{"key": "k"}], [{"key": "k", "x": 1}]],
     "ops": [*NO_ARRAY, [{"op": 1}], [{"op": "clear", "prefix": ""}], [{"op": "txn", "then": []}]],
+    "keys": [*NO_ARRAY, [""], ["k", b"k"], ["k" * 1025], ["k"] * 1025],
+    "items": [None, 1, "k", ["k"], {"": 1}, {1: 1}, {b"k": 1}, {"k" * 1025: 1},
+              {str(n): n for n in range(1025)}],
 }  # fmt: skip
 ID = st.integers(values.INT_MIN, values.INT_MAX) | st.text("ab", min_size=1) | st.binary(min_size=1)
 

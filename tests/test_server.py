@@ -166,6 +166,7 @@ def test_a_bad_field_is_named(server: ServerProcess, field: str, request_: dict[
 )
 def test_no_field_takes_just_anything(server: ServerProcess, op: str, field: str) -> None:
     good = {"key": "k", "value": 1, "prefix": "k", "ttl": 1, "then": [], "revision": 1}
+    good |= {"keys": ["k"], "items": {"k": 1}}
     needed = {name: good[name] for name, it in OPS[op].fields.items() if it.required}
     request = {"op": op, **needed, field: msgpack.ExtType(9, b"?")}
     assert_refused(reply_to_map(server, **request), "bad_request", field)

@@ -8,7 +8,7 @@ the field's name in a sentence and in the details. Which op has which fields is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Any, Final
 
 from zkv import values
@@ -101,15 +101,38 @@ def check_guards(name: str, given: Any) -> list[tuple[str, dict[str, Any]]]:
     return guards
 
 
+def check_keys(name: str, given: Any) -> list[str]:
+    keys, index = check_array(name, given), 0
+    try:
+        for index, key in enumerate(keys):
+            check_key("key", key)
+    except RequestError as error:
+        error.details["field"] = name
+        raise inside(error, name, index) from None
+    return keys
+
+
+def check_items(name: str, given: Any) -> dict[str, bytes]:
+    """Returns the values packed."""
+    if type(given) is not dict:
+        raise BadRequest(f"{name} must be a map, not {_kind(given)}", field=name)
+    _check_count(name, given)
+    return {check_key(name, key): check_value(name, value) for key, value in given.items()}
+
+
 def check_array(name: str, given: Any) -> list[Any]:
     if type(given) is not list:
         raise BadRequest(f"{name} must be an array, not {_kind(given)}", field=name)
+    _check_count(name, given)
+    return given
+
+
+def _check_count(name: str, given: Sized) -> None:
     if len(given) > TXN_OPS_MAX:
         raise BadRequest(
             f"{name} has {len(given)} items, the limit is {TXN_OPS_MAX}",
             field=name, limit=TXN_OPS_MAX, size=len(given),
         )  # fmt: skip
-    return given
 
 
 def inside(error: RequestError, name: str, index: int) -> RequestError:

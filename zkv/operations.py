@@ -40,6 +40,21 @@ def get(t: Transaction, args: Arguments) -> Fields:
     return fields
 
 
+def get_many(t: Transaction, args: Arguments) -> Fields:
+    entries: list[list[Any] | None] = []
+    size = 0
+    for key in args["keys"]:
+        entry = t.find(key)
+        if entry is None:
+            entries.append(None)
+        else:
+            entries.append([Packed(entry.packed), entry.version])
+            size += len(entry.packed)
+    if size > MESSAGE_BYTES_MAX:
+        raise TooLarge("the values are too large for a reply", limit=MESSAGE_BYTES_MAX, size=size)
+    return {"entries": entries}
+
+
 def put(t: Transaction, args: Arguments) -> Fields:
     key, deadline, old = args["key"], None, None
     _check(t, args)
@@ -51,6 +66,13 @@ def put(t: Transaction, args: Arguments) -> Fields:
         deadline = old.deadline
     entry = t.put(key, args["value"], deadline)
     return _with_old({"version": entry.version}, args, old)
+
+
+def put_many(t: Transaction, args: Arguments) -> Fields:
+    deadline = t.now + args["ttl"] if "ttl" in args else None
+    for key, packed in args["items"].items():
+        t.put(key, packed, deadline)
+    return {"version": t.revision if t.changes else 0}
 
 
 def delete(t: Transaction, args: Arguments) -> Fields:
@@ -121,7 +143,9 @@ def txn(t: Transaction, args: Arguments) -> Fields:
 OPERATIONS: Final[dict[str, Operation]] = {
     "ping": ping,
     "get": get,
+    "get_many": get_many,
     "put": put,
+    "put_many": put_many,
     "delete": delete,
     "incr": incr,
     "expire": expire,

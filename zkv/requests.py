@@ -23,7 +23,9 @@ from zkv.fields import (
     check_conditions,
     check_flag,
     check_guards,
+    check_items,
     check_key,
+    check_keys,
     check_limit,
     check_number,
     check_prefix,
@@ -223,6 +225,11 @@ OPS: Final[dict[str, Op]] = {
         {"value": "as it was put", "version": _VERSION, "ttl": "seconds left, if it expires"},
         sometimes=("ttl",),
     ),
+    "get_many": Op(
+        "the values of several keys at one moment",
+        {"keys": Field("keys", check_keys, f"up to {TXN_OPS_MAX} keys", required=True)},
+        {"entries": "[value, version] for each key in turn, or nil if it is missing"},
+    ),
     "put": Op(
         "stores a value under a key, whether or not it was there",
         {
@@ -237,6 +244,15 @@ OPS: Final[dict[str, Op]] = {
         writes=True,
         exclusive=("ttl", "keep_ttl"),
         sometimes=("old",),
+    ),
+    "put_many": Op(
+        "stores several values at one moment, or none",
+        {
+            "items": Field("items", check_items, f"a map of up to {TXN_OPS_MAX}", required=True),
+            "ttl": Field("ttl", check_ttl, "seconds until the keys expire; else they never do"),
+        },
+        {"version": "of each of the keys; 0 if there are none"},
+        writes=True,
     ),
     "delete": Op(
         "removes a key",
