@@ -15,8 +15,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
+from zkv import values
 from zkv.engines import journal, line, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.sessions import Sessions, from_json
@@ -140,26 +142,23 @@ class _Merge:
 
     def _read_segment(self, name: str) -> None:
         """Raises Damaged unless the segment is whole, and follows what was read before it."""
-        expected, offset = self._revision + 1, 0
-        for one in self._disk.lines(name):
-            try:
-                fields = line.unseal(one, self._seed)
-            except ValueError:
-                break
-            if offset == 0:
-                expected = min(expected, fields["rev"])
-            elif "end" in fields:
-                if fields["rev"] == expected - 1:
-                    self._revision = max(self._revision, fields.get("reserved", fields["rev"]))
+        lines = self._disk.lines(name)
+        head = next(lines, b"")
+        offset = 0
+        with suppress(ValueError):
+            expected = min(self._revision + 1, line.unseal(head, self._seed)["rev"])
+            offset = len(head)
+            for record, one in line.records(lines, self._seed, journal.Record):
+                if record.end is not None and record.rev == expected - 1:
+                    self._revision = max(self._revision, record.reserved or record.rev)
                     return
-                break
-            elif fields["rev"] == expected:
+                if record.end is not None or record.rev != expected:
+                    break
                 if expected > self._revision:
-                    self._apply(journal.read_record(fields), len(one))
+                    commit = journal.read_record(record, tagged=values.TAG_MARK in one)
+                    self._apply(commit, len(one))
                 expected += 1
-            else:
-                break
-            offset += len(one)
+                offset += len(one)
         raise Damaged(f"{name}: cut or damaged at byte {offset}")
 
     def _apply(self, commit: Commit, size: int) -> None:
@@ -177,11 +176,11 @@ class _Merge:
 
     def _base(self, name: str, sessions: Sessions) -> Stream:
         age = len(self._runs) + 1
-        for fields, one, _ in snapshot.read(self._disk, name, self._store):
-            if "session" in fields:
-                sessions.remember(*from_json(fields["session"]), fields["rev"])
+        for record, one, _ in snapshot.read(self._disk, name, self._store):
+            if record.session is not None:
+                sessions.remember(*from_json(record.session), record.rev)
             else:
-                yield fields["key"], age, one
+                yield record.key, age, one
 
     def _run(self, number: int) -> Stream:
         age = len(self._runs) - number

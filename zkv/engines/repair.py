@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import msgspec
 
 from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
+from zkv.engines.line import Record
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
 
@@ -38,18 +41,18 @@ def repair(disk: Disk) -> Repaired:
     used = 0
     for name in snapshots[-1:]:
         table.revision = snapshot.revision_of(name)
-        for fields in _good_lines(disk, name, store, lost):
-            if "key" in fields or "session" in fields:
-                snapshot.load_line(table, fields)
+        for record in _good_records(disk, name, store, lost, snapshot.Record):
+            if record.version or record.session is not None:
+                snapshot.load_record(table, record)
     for name in segments:
-        for fields in _good_lines(disk, name, store, lost):
-            used = max(used, fields.get("reserved", 0))
-            if "batch" in fields and fields["rev"] > table.revision:
-                _note_gap(table.revision, fields["rev"], lost)
-                table.apply(journal.read_record(fields))
-            elif "end" in fields and fields["rev"] >= table.revision:
-                _note_gap(table.revision, fields["rev"] + 1, lost)
-                table.revision = fields.get("reserved", fields["rev"])
+        for record in _good_records(disk, name, store, lost, journal.Record):
+            used = max(used, record.reserved or 0)
+            if record.batch and record.rev > table.revision:
+                _note_gap(table.revision, record.rev, lost)
+                table.apply(journal.read_record(record))
+            elif record.end is not None and record.rev >= table.revision:
+                _note_gap(table.revision, record.rev + 1, lost)
+                table.revision = record.reserved or record.rev
     mark = watermark.read(disk)
     if mark is not None and mark.store == store:
         _note_gap(table.revision, mark.revision + 1, lost)
@@ -80,15 +83,18 @@ def _store_of(disk: Disk, names: list[str]) -> str:
     return mark.store
 
 
-def _good_lines(disk: Disk, name: str, store: str, lost: list[str]) -> Iterator[dict[str, Any]]:
-    """The fields of each good line; a bad one is searched for good ones inside it."""
+def _good_records(
+    disk: Disk, name: str, store: str, lost: list[str], kind: type[Record]
+) -> Iterator[Record]:
+    """What each good line says; a bad one is searched for good ones inside it."""
     seed, offset = line.seed_of(store), 0
     for one in disk.lines(name):
         try:
-            yield line.unseal(one, seed)
+            yield msgspec.convert(line.unseal(one, seed), kind)
         except ValueError:
             lost.append(f"{name}: bad line at byte {offset}")
-            yield from journal.good_lines(one, seed)
+            for fields in journal.good_lines(one, seed):
+                yield msgspec.convert(fields, kind)
         offset += len(one)
 
 

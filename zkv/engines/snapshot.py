@@ -16,9 +16,12 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from zkv import values
 from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
+from zkv.engines.line import OnBytes
 from zkv.engines.space import room
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
@@ -27,6 +30,19 @@ from zkv.values import Packed
 
 PREFIX: Final = "snapshot-"
 _WRITE_BYTES: Final = 4 * 2**20
+
+
+class Record(msgspec.Struct, gc=False):
+    """What a line says: of a key, which has a version; of a session; or the footer."""
+
+    key: str = ""
+    value: Any = msgspec.UNSET
+    version: int = 0
+    expires: float | None = None
+    session: list[Any] | None = None
+    rev: int = 0
+    end: str | None = None
+    count: int = 0
 
 
 class Written(NamedTuple):
@@ -118,28 +134,34 @@ def write_lines(disk: Disk, name: str, lines: Iterable[bytes], *, spare: bool) -
         disk.close(handle)
 
 
-def load(disk: Disk, name: str) -> tuple[str, Table]:
-    """The store id and the state in a snapshot; raises Damaged unless the file is whole."""
+def load(disk: Disk, name: str, table: Table, on_bytes: OnBytes = line.ignore) -> str:
+    """Takes a snapshot into an empty table, and returns the store id.
+
+    Raises Damaged unless the file is whole.
+    """
     header = read_header(disk, name)
-    table = Table()
-    for fields, _, offset in read(disk, name, header["store"]):
+    for record, one, offset in read(disk, name, header["store"], on_bytes):
         try:
-            load_line(table, fields)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            load_record(table, record, tagged=values.TAG_MARK in one)
+        except (ValueError, TypeError) as error:
             raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error!r}") from None
     table.revision = header["rev"]
     table.next_revision = table.revision + 1
-    return header["store"], table
+    return str(header["store"])
 
 
-def load_line(table: Table, fields: dict[str, Any]) -> None:
-    """Takes the line of a key or a session into a table."""
-    if "key" in fields:
-        packed = Packed(values.pack(values.from_json(fields["value"])))
-        table.load(fields["key"], Entry(packed, fields["version"], fields.get("expires")))
+def load_record(table: Table, record: Record, *, tagged: bool = True) -> None:
+    """Takes the line of a key or a session into a table.
+
+    `tagged` False if its value has no tag, which is quicker. Raises ValueError or TypeError
+    for what zkv never writes.
+    """
+    if record.session is None:
+        value = values.from_json(record.value) if tagged else record.value
+        table.load(record.key, Entry(Packed(values.pack(value)), record.version, record.expires))
     else:
-        session, seq, reply = sessions.from_json(fields["session"])
-        table.sessions.remember(session, seq, reply, fields["rev"])
+        session, seq, reply = sessions.from_json(record.session)
+        table.sessions.remember(session, seq, reply, record.rev)
 
 
 def lines_of(table: Table, seed: int) -> Iterator[bytes]:
@@ -162,34 +184,37 @@ def read_header(disk: Disk, name: str) -> dict[str, Any]:
         raise Damaged(f"{name}: header at byte 0: {error}") from None
 
 
-def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes, int]]:
-    """Each line of a key or session, decoded and as it stands, and the byte where it begins.
+def read(
+    disk: Disk, name: str, store: str, on_bytes: OnBytes = line.ignore
+) -> Iterator[tuple[Record, bytes, int]]:
+    """Each line of a key or session: what it says, as it stands, and the byte where it begins.
 
     Raises Damaged, at the latest at the end, unless the file is whole.
     """
     header = read_header(disk, name)
     if header["store"] != store:
         raise Damaged(f"{name}: it belongs to another store")
-    seed, count, offset, last = line.seed_of(store), 0, 0, ""
-    for number, one in enumerate(disk.lines(name)):
-        try:
-            fields = line.unseal(one, seed)
-        except ValueError as error:
-            raise Damaged(f"{name}: bad line at byte {offset}: {error}") from None
-        offset += len(one)
-        if number == 0:
-            continue
-        if "end" in fields:
-            wanted = {"end": "snapshot", "rev": header["rev"], "count": count}
-            if fields != wanted or offset != disk.size(name):
-                raise Damaged(f"{name}: the footer at byte {offset - len(one)} does not fit")
-            return
-        key = fields.get("key", _BEHIND_KEYS)
-        if key <= last and key != _BEHIND_KEYS:
-            raise Damaged(f"{name}: out of order at byte {offset - len(one)}")
-        last = key
-        count += 1
-        yield fields, one, offset - len(one)
+    lines = disk.lines(name)
+    count, offset, last = 0, len(next(lines)), ""
+    try:
+        for record, one in line.records(lines, line.seed_of(store), Record, on_bytes):
+            if record.version:
+                if record.key <= last:
+                    raise Damaged(f"{name}: out of order at byte {offset}")
+                last = record.key
+            elif record.session is not None:
+                last = _BEHIND_KEYS
+            elif (record.end, record.rev, record.count) == ("snapshot", header["rev"], count):
+                if offset + len(one) == disk.size(name):
+                    return
+                raise Damaged(f"{name}: there is more behind the footer at byte {offset}")
+            else:
+                raise Damaged(f"{name}: a line that does not fit at byte {offset}")
+            yield record, one, offset
+            offset += len(one)
+            count += 1
+    except ValueError as error:
+        raise Damaged(f"{name}: bad line at byte {offset}: {error}") from None
     raise Damaged(f"{name}: it ends at byte {offset} without its footer")
 
 
