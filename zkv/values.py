@@ -97,7 +97,7 @@ def to_json(value: Value) -> Any:
     return _TO_JSON[type(value)](value)
 
 
-TAG_MARK: Final = b'"$'
+TAG_MARK: Final = b"$"
 """Stands in every JSON text of a value with a tag: without it, `from_json` changes nothing."""
 
 

@@ -18,18 +18,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
-from zkv import values
+from msgspec import Raw
+
 from zkv.engines import journal, line, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.sessions import Sessions, from_json
 from zkv.engines.snapshot import Written
 from zkv.errors import Damaged
-from zkv.transaction import Commit, Entry
 
 RUN_BYTES_MAX: Final = 64 * 2**20
 """Changes that are sorted in memory at a time; more become files that are merged."""
 
-Changes = dict[str, Entry | None]
+Changes = dict[str, snapshot.Record[Raw] | None]
+"""The values stay the JSON that they are."""
 Stream = Iterator[tuple[str, int, bytes | None]]
 """Keys in order, each with the age of its stream (0 is the newest) and its line, if any."""
 
@@ -148,35 +149,38 @@ class _Merge:
         with suppress(ValueError):
             expected = min(self._revision + 1, line.unseal(head, self._seed)["rev"])
             offset = len(head)
-            for record, one in line.records(lines, self._seed, journal.Record):
+            for record, one in line.records(lines, self._seed, journal.Record[Raw]):
                 if record.end is not None and record.rev == expected - 1:
                     self._revision = max(self._revision, record.reserved or record.rev)
                     return
                 if record.end is not None or record.rev != expected:
                     break
                 if expected > self._revision:
-                    commit = journal.read_record(record, tagged=values.TAG_MARK in one)
-                    self._apply(commit, len(one))
+                    self._apply(record, len(one))
                 expected += 1
                 offset += len(one)
         raise Damaged(f"{name}: cut or damaged at byte {offset}")
 
-    def _apply(self, commit: Commit, size: int) -> None:
-        self._revision = commit.revision
-        self._changes.update(commit.changes)
-        if commit.completed is not None:
-            self._sessions.remember(*commit.completed, commit.revision)
+    def _apply(self, record: journal.Record[Raw], size: int) -> None:
+        self._revision = record.rev
+        self._changes.update(dict.fromkeys(record.delete))
+        for key, value in record.put.items():
+            deadline = record.expires.get(key)
+            self._changes[key] = snapshot.Record(key, value, record.rev, deadline)
+        if record.session is not None:
+            self._sessions.remember(*from_json(record.session), record.rev)
         self._bytes += size
         if self._bytes > RUN_BYTES_MAX:
             self._spill()
 
     def _sorted_changes(self) -> Stream:
-        for key, entry in sorted(self._changes.items()):
-            yield key, 0, entry and snapshot.entry_line(key, entry, self._seed)
+        for key in sorted(self._changes):
+            record = self._changes[key]
+            yield key, 0, None if record is None else line.seal(record, self._seed)
 
     def _base(self, name: str, sessions: Sessions) -> Stream:
         age = len(self._runs) + 1
-        for record, one, _ in snapshot.read(self._disk, name, self._store):
+        for record, one, _ in snapshot.read(self._disk, name, self._store, snapshot.Record[Raw]):
             if record.session is not None:
                 sessions.remember(*from_json(record.session), record.rev)
             else:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 from zlib import crc32
 
 import msgspec
@@ -33,6 +33,7 @@ import msgspec
 from zkv import values
 from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
+from zkv.engines.table import Table
 from zkv.engines.watermark import Watermark
 from zkv.errors import DiskFailed
 from zkv.transaction import Commit, Entry
@@ -41,17 +42,18 @@ PREFIX: Final = "journal-"
 RESERVED: Final = 1_000_000
 """Revisions that a segment may give out before they are synced."""
 
+Value = TypeVar("Value")
 Fsync = Literal["always", "interval", "never"]
 
 
-class Record(msgspec.Struct, gc=False):
+class Record(msgspec.Struct, Generic[Value], gc=False):
     """What a line says: a revision; or the footer, which has an `end`.
 
     The time is for people who read the file: nothing depends on it, and it is not read back.
     """
 
     rev: int
-    put: dict[str, Any] = {}
+    put: dict[str, Value] = {}
     delete: list[str] = []
     expires: dict[str, float] = {}
     session: list[Any] | None = None
@@ -92,18 +94,21 @@ def record_line(commit: Commit, batch: int, seed: int) -> bytes:
     return line.seal(fields, seed)
 
 
-def read_record(record: Record, *, tagged: bool = True) -> Commit:
-    """The revision that a line tells of; raises ValueError for what zkv never writes.
+def replay(record: Record[Any], table: Table, *, tagged: bool = True) -> None:
+    """Does to a table that has no index yet what the revision once did to another one.
 
-    `tagged` False if no value in it has a tag, which is quicker.
+    `tagged` False if no value in it has a tag, which is quicker. Raises ValueError for what
+    zkv never writes; the table is of no use then.
     """
     revision, expires = record.rev, record.expires
-    changes: dict[str, Entry | None] = dict.fromkeys(record.delete)
     for key, plain in record.put.items():
-        value = values.from_json(plain) if tagged else plain
-        changes[key] = Entry(values.Packed(values.pack(value)), revision, expires.get(key))
-    completed = None if record.session is None else sessions.from_json(record.session)
-    return Commit(revision, 0.0, changes, completed)
+        packed = values.pack(values.from_json(plain) if tagged else plain)
+        table.load(key, Entry(values.Packed(packed), revision, expires.get(key)))
+    for key in record.delete:
+        table.drop(key)
+    if record.session is not None:
+        table.sessions.remember(*sessions.from_json(record.session), revision)
+    table.revision, table.next_revision = revision, revision + 1
 
 
 def footer(revision: int, seed: int, reserved: int | None = None) -> bytes:

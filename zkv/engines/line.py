@@ -44,7 +44,7 @@ def seed_of(store: str) -> int:
     return crc32(store.encode())
 
 
-def seal(fields: dict[str, Any], seed: int) -> bytes:
+def seal(fields: dict[str, Any] | msgspec.Struct, seed: int) -> bytes:
     """The line of these fields, which must be what JSON can say, exactly."""
     body = _encode(fields)[:-1]
     return body + _TAIL % crc32(body, seed)

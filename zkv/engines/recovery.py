@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from zkv import values
 from zkv.engines import journal, line, snapshot, watermark
@@ -166,7 +166,7 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table, on_bytes: On
         raise Damaged(f"{name}: revisions {table.next_revision} to {first - 1} are missing")
     offset, expected, closed = len(head), first, False
     try:
-        for record, one in line.records(lines, seed, journal.Record, on_bytes):
+        for record, one in line.records(lines, seed, journal.Record[Any], on_bytes):
             if record.end is not None:
                 if record.rev != expected - 1 or offset + len(one) != size:
                     raise Damaged(f"{name}: the footer at byte {offset} does not fit")
@@ -178,7 +178,7 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table, on_bytes: On
                     f"{name}: revision {record.rev} at byte {offset}, where {expected} should stand"
                 )
             if expected > table.revision:
-                table.apply(journal.read_record(record, tagged=values.TAG_MARK in one))
+                journal.replay(record, table, tagged=values.TAG_MARK in one)
             offset += len(one)
             expected += 1
     except ValueError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -41,15 +41,14 @@ def repair(disk: Disk) -> Repaired:
     used = 0
     for name in snapshots[-1:]:
         table.revision = snapshot.revision_of(name)
-        for record in _good_records(disk, name, store, lost, snapshot.Record):
-            if record.version or record.session is not None:
-                snapshot.load_record(table, record)
+        saved = _good_records(disk, name, store, lost, snapshot.Record[Any])
+        snapshot.take(table, name, saved)
     for name in segments:
-        for record in _good_records(disk, name, store, lost, journal.Record):
+        for record, _, _ in _good_records(disk, name, store, lost, journal.Record[Any]):
             used = max(used, record.reserved or 0)
             if record.batch and record.rev > table.revision:
                 _note_gap(table.revision, record.rev, lost)
-                table.apply(journal.read_record(record))
+                journal.replay(record, table)
             elif record.end is not None and record.rev >= table.revision:
                 _note_gap(table.revision, record.rev + 1, lost)
                 table.revision = record.reserved or record.rev
@@ -85,16 +84,17 @@ def _store_of(disk: Disk, names: list[str]) -> str:
 
 def _good_records(
     disk: Disk, name: str, store: str, lost: list[str], kind: type[Record]
-) -> Iterator[Record]:
-    """What each good line says; a bad one is searched for good ones inside it."""
+) -> Iterator[tuple[Record, bytes, int]]:
+    """What each good line says, the line, and its offset; a bad one may hold good ones."""
     seed, offset = line.seed_of(store), 0
     for one in disk.lines(name):
         try:
-            yield msgspec.convert(line.unseal(one, seed), kind)
+            found = [line.unseal(one, seed)]
         except ValueError:
             lost.append(f"{name}: bad line at byte {offset}")
-            for fields in journal.good_lines(one, seed):
-                yield msgspec.convert(fields, kind)
+            found = list(journal.good_lines(one, seed))
+        for fields in found:
+            yield msgspec.convert(fields, kind), one, offset
         offset += len(one)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -29,14 +29,15 @@ from zkv.transaction import Completed, Entry
 from zkv.values import Packed
 
 PREFIX: Final = "snapshot-"
+Value = TypeVar("Value")
 _WRITE_BYTES: Final = 4 * 2**20
 
 
-class Record(msgspec.Struct, gc=False):
+class Record(msgspec.Struct, Generic[Value], gc=False, omit_defaults=True):
     """What a line says: of a key, which has a version; of a session; or the footer."""
 
     key: str = ""
-    value: Any = msgspec.UNSET
+    value: Value | msgspec.UnsetType = msgspec.UNSET
     version: int = 0
     expires: float | None = None
     session: list[Any] | None = None
@@ -62,14 +63,8 @@ def revision_of(name: str) -> int:
 
 def entry_line(key: str, entry: Entry, seed: int) -> bytes:
     """The line of one key."""
-    fields = {
-        "key": key,
-        "value": values.to_json(values.unpack(entry.packed)),
-        "version": entry.version,
-    }
-    if entry.deadline is not None:
-        fields["expires"] = entry.deadline
-    return line.seal(fields, seed)
+    plain = values.to_json(values.unpack(entry.packed))
+    return line.seal(Record(key, plain, entry.version, entry.deadline), seed)
 
 
 def session_line(completed: Completed, revision: int, seed: int) -> bytes:
@@ -97,7 +92,7 @@ def write(
         yield line.seal(footer, line.seed_of(store))
 
     write_lines(disk, aside, whole(), spare=spare)
-    for _ in read(disk, aside, store):
+    for _ in read(disk, aside, store, Record[msgspec.Raw]):
         pass
     disk.rename(aside, name)
     disk.sync_folder()
@@ -140,28 +135,28 @@ def load(disk: Disk, name: str, table: Table, on_bytes: OnBytes = line.ignore) -
     Raises Damaged unless the file is whole.
     """
     header = read_header(disk, name)
-    for record, one, offset in read(disk, name, header["store"], on_bytes):
-        try:
-            load_record(table, record, tagged=values.TAG_MARK in one)
-        except (ValueError, TypeError) as error:
-            raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error!r}") from None
+    take(table, name, read(disk, name, header["store"], Record[Any], on_bytes))
     table.revision = header["rev"]
     table.next_revision = table.revision + 1
     return str(header["store"])
 
 
-def load_record(table: Table, record: Record, *, tagged: bool = True) -> None:
-    """Takes the line of a key or a session into a table.
+def take(table: Table, name: str, records: Iterable[tuple[Record[Any], bytes, int]]) -> None:
+    """Takes keys and sessions into a table that has no index yet: record, line and offset.
 
-    `tagged` False if its value has no tag, which is quicker. Raises ValueError or TypeError
-    for what zkv never writes.
+    Raises Damaged for what zkv never writes.
     """
-    if record.session is None:
-        value = values.from_json(record.value) if tagged else record.value
-        table.load(record.key, Entry(Packed(values.pack(value)), record.version, record.expires))
-    else:
-        session, seq, reply = sessions.from_json(record.session)
-        table.sessions.remember(session, seq, reply, record.rev)
+    tag_mark, from_json, pack, put = values.TAG_MARK, values.from_json, values.pack, table.load
+    try:
+        for record, one, offset in records:  # noqa: B007 - it is told of
+            if record.version:
+                value = from_json(record.value) if tag_mark in one else record.value
+                put(record.key, Entry(Packed(pack(value)), record.version, record.expires))
+            elif record.session is not None:
+                session, seq, reply = sessions.from_json(record.session)
+                table.sessions.remember(session, seq, reply, record.rev)
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error}") from None
 
 
 def lines_of(table: Table, seed: int) -> Iterator[bytes]:
@@ -185,8 +180,12 @@ def read_header(disk: Disk, name: str) -> dict[str, Any]:
 
 
 def read(
-    disk: Disk, name: str, store: str, on_bytes: OnBytes = line.ignore
-) -> Iterator[tuple[Record, bytes, int]]:
+    disk: Disk,
+    name: str,
+    store: str,
+    kind: type[Record[Value]],
+    on_bytes: OnBytes = line.ignore,
+) -> Iterator[tuple[Record[Value], bytes, int]]:
     """Each line of a key or session: what it says, as it stands, and the byte where it begins.
 
     Raises Damaged, at the latest at the end, unless the file is whole.
@@ -197,7 +196,7 @@ def read(
     lines = disk.lines(name)
     count, offset, last = 0, len(next(lines)), ""
     try:
-        for record, one in line.records(lines, line.seed_of(store), Record, on_bytes):
+        for record, one in line.records(lines, line.seed_of(store), kind, on_bytes):
             if record.version:
                 if record.key <= last:
                     raise Damaged(f"{name}: out of order at byte {offset}")
