@@ -74,6 +74,22 @@ def test_what_cannot_be_measured_is_named(tmp_path: Path) -> None:
     assert results["skipped"].keys() == {"get-8", "echo-50x1"}
 
 
+def test_compaction_is_judged_by_what_it_does_to_zkv_itself(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    run("bench.py", "--quick", "--only", "compaction", "--json", path)
+    figures = json.loads(path.read_text())["works"]["compaction"]["figures"]
+    for percent in "p99", "p99.9":
+        for side in "zkv", "peer":
+            at_rest, during, times = (
+                figures[name][side]
+                for name in (f"rest_{percent}_us", f"{percent}_us", f"{percent}_times")
+            )
+            assert times == during / at_rest
+        judged = figures[f"{percent}_times"]
+        assert judged["target"] == "≤ 2.0"
+        assert judged["reached"] == (judged["zkv"] <= 2)
+
+
 def test_the_list_names_the_works() -> None:
     listed = [line.split()[0] for line in run("bench.py", "--list").splitlines()]
     assert len(listed) == len(set(listed))

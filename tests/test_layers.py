@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "zkv"
 
 ROWS = (
-    {"errors", "logs"},
+    {"errors", "loading", "logs"},
     {"values", "engines.disk", "engines.line"},
     {"fields", "transaction", "engines.space", "engines.watermark"},
     {"requests"},

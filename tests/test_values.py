@@ -121,6 +121,15 @@ def test_json_is_exact_and_strict(value: Any) -> None:
 
 
 @given(VALUES)
+@example({"a": [1, "x", None]})
+@example("$")
+def test_json_without_the_mark_of_a_tag_is_the_value_itself(value: Any) -> None:
+    text = msgspec.json.encode(values.to_json(value))
+    if values.TAG_MARK not in text:
+        assert same(msgspec.json.decode(text), value)
+
+
+@given(VALUES)
 def test_a_journal_and_a_restart_give_the_same_bytes(value: Any) -> None:
     """Packed, written, read and packed again; the payload of a nan apart."""
     packed = values.pack(value)

@@ -95,12 +95,11 @@ MUTANTS: Final = (
     Mutant(
         "ttl restored as relative",
         "zkv/engines/journal.py",
-        "            changes[key] = Entry(packed, revision, expires.get(key))",
-        "            deadline = expires.get(key)\n"
-        "            if deadline is not None:\n"
-        "                written = datetime.fromisoformat(fields['time']).timestamp()\n"
-        "                deadline += datetime.now(UTC).timestamp() - written\n"
-        "            changes[key] = Entry(packed, revision, deadline)",
+        "        table.load(key, Entry(packed, revision, expires.get(key)))",
+        "        deadline = expires.get(key)\n"
+        "        if deadline is not None:\n"
+        "            deadline += datetime.now(UTC).timestamp() - 1_795_377_851\n"
+        "        table.load(key, Entry(packed, revision, deadline))",
         ("tests/test_expiry.py::test_deadlines_are_absolute_on_disk",),
     ),
     Mutant(
@@ -165,15 +164,50 @@ MUTANTS: Final = (
     Mutant(
         "CRC unchecked",
         "zkv/engines/line.py",
-        '    if line[-_TAIL_BYTES:] != b\',"crc":"%08x"}\\n\' % crc32(body, seed):',
+        "    if line[-_TAIL_BYTES:] != _TAIL % crc32(body, seed):",
         "    if not line.endswith(b'\"}\\n'):",
         ("tests/test_journal.py::test_what_is_no_line_is_refused",),
     ),
     Mutant(
+        "CRC unchecked where many lines are read at once",
+        "zkv/engines/line.py",
+        "        if tails != _TAIL * len(block) % tuple(map(crc32, bodies, repeat(seed))):",
+        "        if False:",
+        ("tests/test_snapshot.py::test_a_changed_byte_is_refused",),
+    ),
+    Mutant(
+        "a value with a tag is loaded as it stands",
+        "zkv/values.py",
+        'TAG_MARK: Final = b"$"',
+        'TAG_MARK: Final = b"no mark"',
+        ("tests/test_snapshot.py::test_what_is_put_comes_back_from_a_journal_and_from_snapshots",),
+    ),
+    Mutant(
+        "the order of a snapshot unchecked",
+        "zkv/engines/snapshot.py",
+        "                if record.key <= last:",
+        "                if False:",
+        ("tests/test_snapshot.py::test_good_lines_that_are_no_snapshot_are_refused",),
+    ),
+    Mutant(
+        "a snapshot that was cut is read as far as it goes",
+        "zkv/engines/snapshot.py",
+        '    raise Damaged(f"{name}: it ends at byte {offset} without its footer")',
+        "    return",
+        ("tests/test_snapshot.py::test_a_cut_is_refused",),
+    ),
+    Mutant(
+        "compaction forgets deadlines",
+        "zkv/engines/compaction.py",
+        "            deadline = record.expires.get(key)",
+        "            deadline = None",
+        ("tests/test_expiry.py::test_deadlines_are_absolute_on_disk",),
+    ),
+    Mutant(
         "a bad line anywhere is a torn tail",
         "zkv/engines/recovery.py",
-        "            _refuse_if_synced(disk, name, offset, seed, expected)\n            break",
-        "            break",
+        "        _refuse_if_synced(disk, name, offset, seed, expected)\n    if",
+        "        pass\n    if",
         (
             "tests/test_never_backwards.py::test_a_bad_line_is_no_torn_tail_when_good_batches_follow",
         ),

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from zkv import __version__, logs, protocol
+from zkv import __version__, loading, logs, protocol
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
@@ -128,8 +128,8 @@ def _positive(text: str) -> int:
 
 def _check(folder: str) -> int:
     disk = Disk(folder)
-    with disk.lock(make=False):
-        found = recover(disk)
+    with disk.lock(make=False), loading.shown(log) as on_progress:
+        found = recover(disk, on_progress)
     print(f"{folder}: good, {len(found.table)} keys, revision {found.table.revision}")
     if found.tail and found.tail.torn_bytes:
         print(f"its last {found.tail.torn_bytes} bytes are a torn tail, to be set aside at start")
@@ -153,7 +153,13 @@ def _serve(args: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _raise_file_limit()
     started = time.monotonic()
-    engine = LocalEngine(Disk(args.data), fsync=args.fsync, on_failure=_exit_disk_failed)
+    with loading.shown(log) as on_progress:
+        engine = LocalEngine(
+            Disk(args.data),
+            fsync=args.fsync,
+            on_failure=_exit_disk_failed,
+            on_progress=on_progress,
+        )
     gc.freeze()  # the data stays: later collections need not look through it
     service = Service(engine, __version__)
     if not args.any_cpu:

@@ -102,13 +102,13 @@ def check_guards(name: str, given: Any) -> list[tuple[str, dict[str, Any]]]:
 
 
 def check_keys(name: str, given: Any) -> list[str]:
-    keys, index = check_array(name, given), 0
-    try:
-        for index, key in enumerate(keys):
+    keys = check_array(name, given)
+    for index, key in enumerate(keys):
+        try:
             check_key("key", key)
-    except RequestError as error:
-        error.details["field"] = name
-        raise inside(error, name, index) from None
+        except RequestError as error:
+            error.details["field"] = name
+            raise inside(error, name, index) from None
     return keys
 
 

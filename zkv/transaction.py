@@ -18,7 +18,11 @@ from zkv.errors import NotFound
 
 
 class Entry(Struct, frozen=True, gc=False):
-    """What the store holds under one key. (A Struct is made in 0.05 µs, a NamedTuple in 0.29.)"""
+    """What the store holds under one key.
+
+    Made in a quarter of the time of a NamedTuple, and not looked through by the garbage
+    collector.
+    """
 
     packed: bytes
     """The value, as msgpack."""

@@ -109,6 +109,10 @@ def to_json(value: Value) -> Any:
     return _TO_JSON[type(value)](value)
 
 
+TAG_MARK: Final = b"$"
+"""Stands in every JSON text of a value with a tag: without it, `from_json` changes nothing."""
+
+
 def from_json(plain: Any) -> Value:
     """The value that `to_json` was given. Raises ValueError for a tag that it never writes."""
     kind = type(plain)

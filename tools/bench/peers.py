@@ -31,6 +31,8 @@ WAIT_S: Final = 120.0
 FILL_WINDOW: Final = 60
 """Requests under way while zkv is filled. Its ROUTER holds 128 replies a connection and drops
 what comes beyond; and libzmq says only of every 64th reply that it has left."""
+REWRITE_LOOK_S: Final = 0.05
+"""How often a server is asked whether it is done: not so often that this is a load."""
 REPLY_TIMEOUT_MS: Final = 10_000
 COMPACT_AT: Final = """\
 import zkv.__main__, zkv.engines.local
@@ -108,13 +110,13 @@ def running(peer: Peer) -> Iterator[None]:
         peer.stop()
 
 
-def wait_until(true: Callable[[], bool]) -> None:
+def wait_until(true: Callable[[], bool], every_s: float = 0.001) -> None:
     """Returns when `true()` is; raises TimeoutError when it is not in time."""
     deadline = time.monotonic() + WAIT_S
     while not true():
         if time.monotonic() > deadline:
             raise TimeoutError("a server is not ready in time")
-        time.sleep(0.001)
+        time.sleep(every_s)
 
 
 def names(keys: int) -> list[str]:
@@ -156,6 +158,13 @@ class Zkv:
                 server.recv_multipart()
         with self.client() as client:
             assert client.count() == keys
+
+    def rewrite(self) -> None:
+        """Has everything brought into a snapshot; returns when it is."""
+        with self.client() as client:
+            client.compact()
+            wait_until(lambda: not client.info()["compacting"], REWRITE_LOOK_S)
+            assert client.info()["compaction_error"] is None
 
 
 class Redis:
@@ -200,7 +209,9 @@ class Redis:
         """Has the append-only file rewritten as a snapshot; returns when it is."""
         with redis.Redis(port=self._port) as server:
             server.bgrewriteaof()
-            wait_until(lambda: server.info("persistence")["aof_rewrite_in_progress"] == 0)
+            wait_until(
+                lambda: server.info("persistence")["aof_rewrite_in_progress"] == 0, REWRITE_LOOK_S
+            )
 
 
 class _RedisClient:

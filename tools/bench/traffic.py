@@ -16,7 +16,9 @@ import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from multiprocessing.synchronize import Barrier
@@ -61,11 +63,18 @@ class Load(NamedTuple):
 
 
 def drive(
-    peer: Peer, script: Script, *, clients: int, seconds: float, requests_max: int = 10**9
+    peer: Peer,
+    script: Script,
+    *,
+    clients: int,
+    seconds: float,
+    requests_max: int = 10**9,
+    beside: Callable[[], object] | None = None,
 ) -> Load:
     """So many client processes at once, each for so long or until it has made its requests.
 
-    Raises RuntimeError when one of them fails; none outlives the call.
+    `beside` is called again and again meanwhile. Raises RuntimeError when a process fails;
+    none outlives the call.
     """
     barrier = FORK.Barrier(clients + 1)
     limits = (seconds, requests_max)
@@ -73,7 +82,8 @@ def drive(
     try:
         barrier.wait(PATIENCE_S)
         before_s = peer.process.cpu_s()
-        results = [_result(pipe, seconds + PATIENCE_S) for _, pipe in started]
+        with _again_and_again(beside):
+            results = [_result(pipe, seconds + PATIENCE_S) for _, pipe in started]
         return _load(results, peer.process.cpu_s() - before_s)
     except (EOFError, TimeoutError, threading.BrokenBarrierError):
         raise RuntimeError("a client of the bench failed") from None
@@ -120,6 +130,27 @@ def native_load() -> str:
             f"load.c cannot be compiled (Debian: apt-get install libzmq3-dev): {made.stderr[:300]}"
         )
     return program
+
+
+@contextmanager
+def _again_and_again(call: Callable[[], object] | None) -> Iterator[None]:
+    """Has a thread call it until the block ends."""
+    if call is None:
+        yield
+        return
+    over = threading.Event()
+
+    def repeat() -> None:
+        while not over.is_set():
+            call()
+
+    with ThreadPoolExecutor(1) as pool:
+        repeating = pool.submit(repeat)
+        try:
+            yield
+        finally:
+            over.set()
+            repeating.result()
 
 
 def _start(

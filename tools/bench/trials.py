@@ -30,6 +30,8 @@ MIB: Final = 2**20
 NEVER: Final = 2**62
 """Journal bytes at which a store is not compacted while it is measured."""
 SETTLE_S: Final = 0.5
+COMPACTION_TIMES: Final = 5
+"""How much longer than another load: what is rare is to be seen often."""
 
 Figures = dict[str, float]
 
@@ -112,6 +114,23 @@ def traffic(
             figures = load.figures()
             if keys_each > 1:
                 figures = {"keys_per_s": load.requests_per_s * keys_each, **figures}
+            yield figures
+
+
+def compaction(make: Callable[[Path], Zkv | Redis], folder: Path, scale: Scale) -> Rounds:
+    """Client processes that put, at rest and while one snapshot after the other is made."""
+    with running(peer := make(folder)):
+        peer.fill(scale.keys)
+        script = _shuffled(put, KEYS)
+        while True:
+            seconds = COMPACTION_TIMES * scale.seconds
+            rest = drive(peer, script, clients=8, seconds=seconds)
+            busy = drive(peer, script, clients=8, seconds=seconds, beside=peer.rewrite)
+            figures: Figures = {"requests_per_s": busy.requests_per_s}
+            for name, percent in (("p99", 99.0), ("p99.9", 99.9)):
+                at_rest, during = rest.percentile_us(percent), busy.percentile_us(percent)
+                figures |= {f"rest_{name}_us": at_rest, f"{name}_us": during}
+                figures[f"{name}_times"] = during / at_rest
             yield figures
 
 

@@ -15,19 +15,22 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Final
+
+from msgspec import Raw
 
 from zkv.engines import journal, line, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.sessions import Sessions, from_json
 from zkv.engines.snapshot import Written
 from zkv.errors import Damaged
-from zkv.transaction import Commit, Entry
 
 RUN_BYTES_MAX: Final = 64 * 2**20
 """Changes that are sorted in memory at a time; more become files that are merged."""
 
-Changes = dict[str, Entry | None]
+Changes = dict[str, snapshot.Record[Raw] | None]
+"""The values stay the JSON that they are."""
 Stream = Iterator[tuple[str, int, bytes | None]]
 """Keys in order, each with the age of its stream (0 is the newest) and its line, if any."""
 
@@ -140,48 +143,48 @@ class _Merge:
 
     def _read_segment(self, name: str) -> None:
         """Raises Damaged unless the segment is whole, and follows what was read before it."""
-        expected, offset = self._revision + 1, 0
-        for one in self._disk.lines(name):
-            try:
-                fields = line.unseal(one, self._seed)
-            except ValueError:
-                break
-            if offset == 0:
-                expected = min(expected, fields["rev"])
-            elif "end" in fields:
-                if fields["rev"] == expected - 1:
-                    self._revision = max(self._revision, fields.get("reserved", fields["rev"]))
+        lines = self._disk.lines(name)
+        head = next(lines, b"")
+        offset = 0
+        with suppress(ValueError):
+            expected = min(self._revision + 1, line.unseal(head, self._seed)["rev"])
+            offset = len(head)
+            for record, one in line.records(lines, self._seed, journal.Record[Raw]):
+                if record.end is not None and record.rev == expected - 1:
+                    self._revision = max(self._revision, record.reserved or record.rev)
                     return
-                break
-            elif fields["rev"] == expected:
+                if record.end is not None or record.rev != expected:
+                    break
                 if expected > self._revision:
-                    self._apply(journal.read_record(fields), len(one))
+                    self._apply(record, len(one))
                 expected += 1
-            else:
-                break
-            offset += len(one)
+                offset += len(one)
         raise Damaged(f"{name}: cut or damaged at byte {offset}")
 
-    def _apply(self, commit: Commit, size: int) -> None:
-        self._revision = commit.revision
-        self._changes.update(commit.changes)
-        if commit.completed is not None:
-            self._sessions.remember(commit.completed, commit.revision)
+    def _apply(self, record: journal.Record[Raw], size: int) -> None:
+        self._revision = record.rev
+        self._changes.update(dict.fromkeys(record.delete))
+        for key, value in record.put.items():
+            deadline = record.expires.get(key)
+            self._changes[key] = snapshot.Record(key, value, record.rev, deadline)
+        if record.session is not None:
+            self._sessions.remember(from_json(record.session), record.rev)
         self._bytes += size
         if self._bytes > RUN_BYTES_MAX:
             self._spill()
 
     def _sorted_changes(self) -> Stream:
-        for key, entry in sorted(self._changes.items()):
-            yield key, 0, None if entry is None else snapshot.entry_line(key, entry, self._seed)
+        for key in sorted(self._changes):
+            record = self._changes[key]
+            yield key, 0, None if record is None else line.seal(record, self._seed)
 
     def _base(self, name: str, sessions: Sessions) -> Stream:
         age = len(self._runs) + 1
-        for fields, one, _ in snapshot.read(self._disk, name, self._store):
-            if "session" in fields:
-                sessions.remember(from_json(fields["session"]), fields["rev"])
+        for record, one, _ in snapshot.read(self._disk, name, self._store, snapshot.Record[Raw]):
+            if record.session is not None:
+                sessions.remember(from_json(record.session), record.rev)
             else:
-                yield fields["key"], age, one
+                yield record.key, age, one
 
     def _run(self, number: int) -> Stream:
         age = len(self._runs) - number

@@ -25,12 +25,15 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any, Final, Literal
+from typing import Any, Final, Generic, Literal, TypeVar
 from zlib import crc32
+
+import msgspec
 
 from zkv import values
 from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
+from zkv.engines.table import Table
 from zkv.engines.watermark import Watermark
 from zkv.errors import DiskFailed
 from zkv.transaction import Commit, Entry
@@ -39,7 +42,24 @@ PREFIX: Final = "journal-"
 RESERVED: Final = 1_000_000
 """Revisions that a segment may give out before they are synced."""
 
+Value = TypeVar("Value")
 Fsync = Literal["always", "interval", "never"]
+
+
+class Record(msgspec.Struct, Generic[Value], gc=False):
+    """What a line says: a revision; or the footer, which has an `end`.
+
+    The time is for people who read the file: nothing depends on it, and it is not read back.
+    """
+
+    rev: int
+    put: dict[str, Value] = {}
+    delete: list[str] = []
+    expires: dict[str, float] = {}
+    session: list[Any] | None = None
+    batch: int = 0
+    end: str | None = None
+    reserved: int | None = None
 
 
 def name_of(first: int) -> str:
@@ -74,21 +94,21 @@ def record_line(commit: Commit, batch: int, seed: int) -> bytes:
     return line.seal(fields, seed)
 
 
-def read_record(fields: dict[str, Any]) -> Commit:
-    """The revision in the fields of a line; raises ValueError for what is none.
+def replay(record: Record[Any], table: Table, *, tagged: bool = True) -> None:
+    """Does to a table that has no index yet what the revision once did to another one.
 
-    The time is for people who read the file: nothing depends on it, and it is not read back.
+    `tagged` False if no value in it has a tag, which is quicker. Raises ValueError for what
+    zkv never writes; the table is of no use then.
     """
-    try:
-        revision, expires = fields["rev"], fields.get("expires", {})
-        changes: dict[str, Entry | None] = dict.fromkeys(fields.get("delete", ()))
-        for key, plain in fields.get("put", {}).items():
-            packed = values.pack(values.from_json(plain))
-            changes[key] = Entry(packed, revision, expires.get(key))
-        completed = sessions.from_json(fields["session"]) if "session" in fields else None
-        return Commit(revision, 0.0, changes, completed)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a line of a journal: {error!r}") from None
+    revision, expires = record.rev, record.expires
+    for key, plain in record.put.items():
+        packed = values.pack(values.from_json(plain) if tagged else plain)
+        table.load(key, Entry(packed, revision, expires.get(key)))
+    for key in record.delete:
+        table.drop(key)
+    if record.session is not None:
+        table.sessions.remember(sessions.from_json(record.session), revision)
+    table.revision, table.next_revision = revision, revision + 1
 
 
 def footer(revision: int, seed: int, reserved: int | None = None) -> bytes:

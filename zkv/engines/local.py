@@ -18,7 +18,7 @@ from typing import Any, Final
 from zkv.engines import Call, Outcome, compaction, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync, Journal
-from zkv.engines.recovery import recover, settle
+from zkv.engines.recovery import OnProgress, recover, settle
 from zkv.engines.sessions import SESSIONS_MAX
 from zkv.engines.space import Space
 from zkv.errors import Damaged, DiskFailed, Error, NotFound, RequestError, Unavailable
@@ -52,7 +52,8 @@ class LocalEngine:
 
     Opening it takes the folder's lock, recovers, and starts a segment; it raises a
     StartError. `clock` gives the seconds since 1970. `on_failure` is called, from any
-    thread, when the disk has failed: from then on `execute` raises DiskFailed.
+    thread, when the disk has failed: from then on `execute` raises DiskFailed. `on_progress`
+    is told how far the recovery has come.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class LocalEngine:
         fsync: Fsync = "always",
         clock: Callable[[], float] = time.time,
         on_failure: Callable[[Exception], None] = lambda error: None,
+        on_progress: OnProgress = lambda *_: None,
         compactor: type[compaction.Process | compaction.Inline] = compaction.Process,
     ) -> None:
         self._disk = disk
@@ -75,7 +77,7 @@ class LocalEngine:
         disk.make()
         self._folder_lock = disk.lock()
         try:
-            self._open()
+            self._open(on_progress)
         except OSError as error:
             self._folder_lock.close()
             raise DiskFailed(f"the data folder {disk.folder}: {error}") from error
@@ -151,8 +153,8 @@ class LocalEngine:
         finally:
             self._folder_lock.close()
 
-    def _open(self) -> None:
-        found = recover(self._disk)
+    def _open(self, on_progress: OnProgress) -> None:
+        found = recover(self._disk, on_progress)
         set_aside = settle(self._disk, found)
         if set_aside is not None:
             log.warning("the last batch was torn by a crash; its bytes are kept in %s", set_aside)

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import gc
 import time
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
+from zkv import values
 from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
+from zkv.engines.line import OnBytes
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
+
+OnProgress = Callable[[int, int, int], None]
+"""Is told how many bytes were read, of how many, and how many keys that makes."""
 
 _HEADER_BYTES_MAX: Final = 150
 """Of a segment; with a line behind it, it is longer, and then the header was on disk."""
@@ -51,7 +57,7 @@ class Recovered(NamedTuple):
     snapshot: snapshot.Written
 
 
-def recover(disk: Disk) -> Recovered:
+def recover(disk: Disk, on_progress: OnProgress = lambda *_: None) -> Recovered:
     """Reads the folder and changes nothing.
 
     Raises Damaged, naming the file and the byte, OtherFormat, and OSError.
@@ -60,22 +66,29 @@ def recover(disk: Disk) -> Recovered:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        return _recover(disk)
+        return _recover(disk, on_progress)
     finally:
         if collecting:
             gc.enable()
 
 
-def _recover(disk: Disk) -> Recovered:
+def _recover(disk: Disk, on_progress: OnProgress) -> Recovered:
     snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
     obsolete = disk.leftovers() + snapshots[:-1]
     store, tail, journal_bytes, saved = None, None, 0, 0
     table = Table()
+    done, total = 0, sum(map(disk.size, snapshots[-1:] + segments))
+
+    def on_bytes(size: int) -> None:
+        nonlocal done
+        done += size
+        on_progress(done, total, len(table))
+
     if snapshots:
-        store, table = snapshot.load(disk, snapshots[-1])
+        store = snapshot.load(disk, snapshots[-1], table, on_bytes)
         saved = table.revision
     for name in segments:
-        segment = _replay(disk, name, store, table)
+        segment = _replay(disk, name, store, table, on_bytes)
         store = segment.store or store
         if not segment.closed:
             if name != segments[-1]:
@@ -134,7 +147,7 @@ def settle(disk: Disk, found: Recovered) -> str | None:
     return set_aside
 
 
-def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
+def _replay(disk: Disk, name: str, store: str | None, table: Table, on_bytes: OnBytes) -> Segment:
     """Applies a segment's revisions that the table has not seen yet."""
     size, lines = disk.size(name), disk.lines(name)
     head = next(lines, b"")
@@ -152,27 +165,24 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table) -> Segment:
     if first > table.next_revision:
         raise Damaged(f"{name}: revisions {table.next_revision} to {first - 1} are missing")
     offset, expected, closed = len(head), first, False
-    for one in lines:
-        try:
-            fields = line.unseal(one, seed)
-            commit = None if "end" in fields else journal.read_record(fields)
-        except ValueError:
-            _refuse_if_synced(disk, name, offset, seed, expected)
-            break
-        offset += len(one)
-        if commit is None:
-            if fields["rev"] != expected - 1 or offset != size:
-                raise Damaged(f"{name}: the footer at byte {offset - len(one)} does not fit")
-            closed, reserved = True, fields.get("reserved")
-            break
-        if commit.revision != expected:
-            raise Damaged(
-                f"{name}: revision {commit.revision} at byte {offset - len(one)}, "
-                f"where {expected} should stand"
-            )
-        if expected > table.revision:
-            table.apply(commit)
-        expected += 1
+    try:
+        for record, one in line.records(lines, seed, journal.Record[Any], on_bytes):
+            if record.end is not None:
+                if record.rev != expected - 1 or offset + len(one) != size:
+                    raise Damaged(f"{name}: the footer at byte {offset} does not fit")
+                closed, reserved = True, record.reserved
+                offset = size
+                break
+            if record.rev != expected:
+                raise Damaged(
+                    f"{name}: revision {record.rev} at byte {offset}, where {expected} should stand"
+                )
+            if expected > table.revision:
+                journal.replay(record, table, tagged=values.TAG_MARK in one)
+            offset += len(one)
+            expected += 1
+    except ValueError:
+        _refuse_if_synced(disk, name, offset, seed, expected)
     if reserved is not None:
         table.next_revision = max(table.next_revision, reserved + 1)
     return Segment(

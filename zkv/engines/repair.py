@@ -10,8 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import msgspec
+
 from zkv.engines import journal, line, snapshot, watermark
 from zkv.engines.disk import Disk
+from zkv.engines.line import Record
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
 
@@ -38,18 +41,17 @@ def repair(disk: Disk) -> Repaired:
     used = 0
     for name in snapshots[-1:]:
         table.revision = snapshot.revision_of(name)
-        for fields in _good_lines(disk, name, store, lost):
-            if "key" in fields or "session" in fields:
-                snapshot.load_line(table, fields)
+        saved = _good_records(disk, name, store, lost, snapshot.Record[Any])
+        snapshot.take(table, name, saved)
     for name in segments:
-        for fields in _good_lines(disk, name, store, lost):
-            used = max(used, fields.get("reserved", 0))
-            if "batch" in fields and fields["rev"] > table.revision:
-                _note_gap(table.revision, fields["rev"], lost)
-                table.apply(journal.read_record(fields))
-            elif "end" in fields and fields["rev"] >= table.revision:
-                _note_gap(table.revision, fields["rev"] + 1, lost)
-                table.revision = fields.get("reserved", fields["rev"])
+        for record, _, _ in _good_records(disk, name, store, lost, journal.Record[Any]):
+            used = max(used, record.reserved or 0)
+            if record.batch and record.rev > table.revision:
+                _note_gap(table.revision, record.rev, lost)
+                journal.replay(record, table)
+            elif record.end is not None and record.rev >= table.revision:
+                _note_gap(table.revision, record.rev + 1, lost)
+                table.revision = record.reserved or record.rev
     mark = watermark.read(disk)
     if mark is not None and mark.store == store:
         _note_gap(table.revision, mark.revision + 1, lost)
@@ -80,15 +82,19 @@ def _store_of(disk: Disk, names: list[str]) -> str:
     return mark.store
 
 
-def _good_lines(disk: Disk, name: str, store: str, lost: list[str]) -> Iterator[dict[str, Any]]:
-    """The fields of each good line; a bad one is searched for good ones inside it."""
+def _good_records(
+    disk: Disk, name: str, store: str, lost: list[str], kind: type[Record]
+) -> Iterator[tuple[Record, bytes, int]]:
+    """What each good line says, the line, and its offset; a bad one may hold good ones."""
     seed, offset = line.seed_of(store), 0
     for one in disk.lines(name):
         try:
-            yield line.unseal(one, seed)
+            found = [line.unseal(one, seed)]
         except ValueError:
             lost.append(f"{name}: bad line at byte {offset}")
-            yield from journal.good_lines(one, seed)
+            found = list(journal.good_lines(one, seed))
+        for fields in found:
+            yield msgspec.convert(fields, kind), one, offset
         offset += len(one)
 
 

@@ -68,6 +68,9 @@ def to_json(completed: Completed) -> list[Any]:
 
 def from_json(plain: Any) -> Completed:
     """The request that `to_json` was given; raises ValueError for anything else."""
-    session, seq, fields = plain
-    named = {name: Packed(values.pack(values.from_json(it))) for name, it in fields.items()}
-    return Completed(values.from_json(session), seq, named)
+    try:
+        session, seq, fields = plain
+        named = {name: Packed(values.pack(values.from_json(it))) for name, it in fields.items()}
+        return Completed(values.from_json(session), seq, named)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"not a session of zkv: {error}") from None

@@ -14,18 +14,35 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import msgspec
 
 from zkv import values
 from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
+from zkv.engines.line import OnBytes
 from zkv.engines.space import room
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
 from zkv.transaction import Completed, Entry
 
 PREFIX: Final = "snapshot-"
+Value = TypeVar("Value")
 _WRITE_BYTES: Final = 4 * 2**20
+
+
+class Record(msgspec.Struct, Generic[Value], gc=False, omit_defaults=True):
+    """What a line says: of a key, which has a version; of a session; or the footer."""
+
+    key: str = ""
+    value: Value | msgspec.UnsetType = msgspec.UNSET
+    version: int = 0
+    expires: float | None = None
+    session: list[Any] | None = None
+    rev: int = 0
+    end: str | None = None
+    count: int = 0
 
 
 class Written(NamedTuple):
@@ -45,14 +62,8 @@ def revision_of(name: str) -> int:
 
 def entry_line(key: str, entry: Entry, seed: int) -> bytes:
     """The line of one key."""
-    fields = {
-        "key": key,
-        "value": values.to_json(values.unpack(entry.packed)),
-        "version": entry.version,
-    }
-    if entry.deadline is not None:
-        fields["expires"] = entry.deadline
-    return line.seal(fields, seed)
+    plain = values.to_json(values.unpack(entry.packed))
+    return line.seal(Record(key, plain, entry.version, entry.deadline), seed)
 
 
 def session_line(completed: Completed, revision: int, seed: int) -> bytes:
@@ -80,7 +91,7 @@ def write(
         yield line.seal(footer, line.seed_of(store))
 
     write_lines(disk, aside, whole(), spare=spare)
-    for _ in read(disk, aside, store):
+    for _ in read(disk, aside, store, Record[msgspec.Raw]):
         pass
     disk.rename(aside, name)
     disk.sync_folder()
@@ -117,27 +128,33 @@ def write_lines(disk: Disk, name: str, lines: Iterable[bytes], *, spare: bool) -
         disk.close(handle)
 
 
-def load(disk: Disk, name: str) -> tuple[str, Table]:
-    """The store id and the state in a snapshot; raises Damaged unless the file is whole."""
+def load(disk: Disk, name: str, table: Table, on_bytes: OnBytes = line.ignore) -> str:
+    """Takes a snapshot into an empty table, and returns the store id.
+
+    Raises Damaged unless the file is whole.
+    """
     header = read_header(disk, name)
-    table = Table()
-    for fields, _, offset in read(disk, name, header["store"]):
-        try:
-            load_line(table, fields)
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error!r}") from None
+    take(table, name, read(disk, name, header["store"], Record[Any], on_bytes))
     table.revision = header["rev"]
     table.next_revision = table.revision + 1
-    return header["store"], table
+    return str(header["store"])
 
 
-def load_line(table: Table, fields: dict[str, Any]) -> None:
-    """Takes the line of a key or a session into a table."""
-    if "key" in fields:
-        packed = values.pack(values.from_json(fields["value"]))
-        table.load(fields["key"], Entry(packed, fields["version"], fields.get("expires")))
-    else:
-        table.sessions.remember(sessions.from_json(fields["session"]), fields["rev"])
+def take(table: Table, name: str, records: Iterable[tuple[Record[Any], bytes, int]]) -> None:
+    """Takes keys and sessions into a table that has no index yet: record, line and offset.
+
+    Raises Damaged for what zkv never writes.
+    """
+    tag_mark, from_json, pack, put = values.TAG_MARK, values.from_json, values.pack, table.load
+    try:
+        for record, one, offset in records:  # noqa: B007 - it is told of
+            if record.version:
+                value = from_json(record.value) if tag_mark in one else record.value
+                put(record.key, Entry(pack(value), record.version, record.expires))
+            elif record.session is not None:
+                table.sessions.remember(sessions.from_json(record.session), record.rev)
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error}") from None
 
 
 def lines_of(table: Table, seed: int) -> Iterator[bytes]:
@@ -160,34 +177,41 @@ def read_header(disk: Disk, name: str) -> dict[str, Any]:
         raise Damaged(f"{name}: header at byte 0: {error}") from None
 
 
-def read(disk: Disk, name: str, store: str) -> Iterator[tuple[dict[str, Any], bytes, int]]:
-    """Each line of a key or session, decoded and as it stands, and the byte where it begins.
+def read(
+    disk: Disk,
+    name: str,
+    store: str,
+    kind: type[Record[Value]],
+    on_bytes: OnBytes = line.ignore,
+) -> Iterator[tuple[Record[Value], bytes, int]]:
+    """Each line of a key or session: what it says, as it stands, and the byte where it begins.
 
     Raises Damaged, at the latest at the end, unless the file is whole.
     """
     header = read_header(disk, name)
     if header["store"] != store:
         raise Damaged(f"{name}: it belongs to another store")
-    seed, count, offset, last = line.seed_of(store), 0, 0, ""
-    for number, one in enumerate(disk.lines(name)):
-        try:
-            fields = line.unseal(one, seed)
-        except ValueError as error:
-            raise Damaged(f"{name}: bad line at byte {offset}: {error}") from None
-        offset += len(one)
-        if number == 0:
-            continue
-        if "end" in fields:
-            wanted = {"end": "snapshot", "rev": header["rev"], "count": count}
-            if fields != wanted or offset != disk.size(name):
-                raise Damaged(f"{name}: the footer at byte {offset - len(one)} does not fit")
-            return
-        key = fields.get("key", _BEHIND_KEYS)
-        if key <= last and key != _BEHIND_KEYS:
-            raise Damaged(f"{name}: out of order at byte {offset - len(one)}")
-        last = key
-        count += 1
-        yield fields, one, offset - len(one)
+    lines = disk.lines(name)
+    count, offset, last = 0, len(next(lines)), ""
+    try:
+        for record, one in line.records(lines, line.seed_of(store), kind, on_bytes):
+            if record.version:
+                if record.key <= last:
+                    raise Damaged(f"{name}: out of order at byte {offset}")
+                last = record.key
+            elif record.session is not None:
+                last = _BEHIND_KEYS
+            elif (record.end, record.rev, record.count) == ("snapshot", header["rev"], count):
+                if offset + len(one) == disk.size(name):
+                    return
+                raise Damaged(f"{name}: there is more behind the footer at byte {offset}")
+            else:
+                raise Damaged(f"{name}: a line that does not fit at byte {offset}")
+            yield record, one, offset
+            offset += len(one)
+            count += 1
+    except ValueError as error:
+        raise Damaged(f"{name}: bad line at byte {offset}: {error}") from None
     raise Damaged(f"{name}: it ends at byte {offset} without its footer")
 
 

@@ -1,7 +1,8 @@
 """The state in memory: keys, with a sorted index beside them, and sessions.
 
-`apply` is deterministic and is the only way in, so replaying the same commits always gives
-the same table. No lock and no file may live here: the engine that owns the table guards it.
+`apply` is deterministic and is the only way in, so the same commits always give the same
+table; recovery, before there is an index, loads what comes to the same. No lock and no file
+may live here: the engine that owns the table guards it.
 """
 
 from __future__ import annotations
@@ -32,8 +33,12 @@ class Table:
         return len(self._entries)
 
     def load(self, key: str, entry: Entry) -> None:
-        """Takes an entry of a snapshot."""
+        """Takes what a file holds, while there is no index yet."""
         self._entries[key] = _compact(entry)
+
+    def drop(self, key: str) -> None:
+        """Undoes `load`."""
+        self._entries.pop(key, None)
 
     def apply(self, commit: Commit) -> None:
         """Takes one revision."""
@@ -48,7 +53,7 @@ class Table:
         self.next_revision = commit.revision + 1
 
     def build_index(self) -> None:
-        """Makes `keys`, `count` and `due` work; until then `apply` costs less."""
+        """Makes `keys`, `count` and `due` work; until then there is only `load`."""
         self._index = SortedList(self._entries)
         self._index_deadlines()
 
