@@ -13,7 +13,7 @@ import pytest
 import zmq
 from harness import ServerProcess, ask, raw_socket, serving
 from relay import Relay
-from test_vectors import ANY, body, matches
+from vectors import ANY, body, matches
 
 from zkv import protocol, values
 from zkv.errors import BY_CODE

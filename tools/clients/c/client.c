@@ -1,6 +1,6 @@
 /* A client of zkv in C. It needs libzmq and msgpack-c:
  *
- *   apt-get install gcc libc-dev libzmq3-dev libmsgpack-dev
+ *   apt-get install gcc libc6-dev libzmq3-dev libmsgpack-dev
  *   cc client.c -o client -lzmq -lmsgpackc && ./client [tcp://127.0.0.1:5757]
  */
 #include <err.h>

@@ -20,8 +20,9 @@ static void print_packed(size_t size) {
     msgpack_unpacked_init(&unpacked);
     msgpack_sbuffer_init(&buffer);
     msgpack_packer_init(&packer, &buffer, msgpack_sbuffer_write);
-    if (msgpack_unpack_next(&unpacked, bytes, size, NULL) != MSGPACK_UNPACK_SUCCESS)
-        puts("! not msgpack");
+    msgpack_unpack_return read = msgpack_unpack_next(&unpacked, bytes, size, NULL);
+    if (read != MSGPACK_UNPACK_SUCCESS)
+        puts(read == MSGPACK_UNPACK_NOMEM_ERROR ? "! nested too deep" : "! not msgpack");
     else if (msgpack_pack_object(&packer, unpacked.data) == 0)
         print_hex(buffer.data, buffer.size);
     msgpack_sbuffer_destroy(&buffer);

@@ -21,5 +21,5 @@ while (<STDIN>) {
         $socket->send($bytes);
         return $socket->recv;
     };
-    say defined $reply ? unpack 'H*', $reply : '! ' . $@ =~ s/\s+/ /gr;
+    say defined $reply ? unpack 'H*', $reply : '! ' . $@ =~ s/ at \S+ line.*//sr;
 }

@@ -42,6 +42,7 @@ class Zkv:
             return self.socket.recv()
         self.socket.close()  # a REQ that waits for a reply cannot send: the next is a new one
         self.socket = None
+        return None
 
 
 zkv = Zkv(*sys.argv[1:])

@@ -9,11 +9,12 @@ factory = MessagePack::Factory.new
 factory.register_type(-1, MessagePack::Timestamp,
                       packer: ->(it) { MessagePack::Timestamp.to_msgpack_ext(it.sec, it.nsec) },
                       unpacker: MessagePack::Timestamp.method(:from_msgpack_ext))
-socket = ZMQ::Context.new.socket(ZMQ::REQ)
+context = ZMQ::Context.new
+socket = context.socket(ZMQ::REQ)
 socket.setsockopt(ZMQ::LINGER, 0)
 socket.connect(ARGV[0])
 puts "Ruby #{RUBY_VERSION}, msgpack #{MessagePack::VERSION}, libzmq #{LibZMQ.version.values.join(".")}"
-while (line = $stdin.gets)
+STDIN.each_line do |line|
   verb, hex = line.split
   bytes = [hex.to_s].pack("H*")
   begin
