@@ -14,7 +14,7 @@ import zmq
 class Relay:
     """Listens at `endpoint` while it is entered. A reply is lost with the probability `lost`,
     which may be changed; which ones hangs on the seed. With `first_lost` the first reply to
-    every request is lost too, however the client's sockets and its `retry` change.
+    every request is lost too, however its `seq` and `retry` and the client's sockets change.
 
     What it has not got rid of while the server is away it delivers when the server is back:
     late, and perhaps behind the same request sent again.
@@ -72,8 +72,9 @@ class Relay:
         """Dooms the reply to what this peer asks if nobody has asked for it before."""
         if self._first_lost:
             request = msgpack.unpackb(body)
-            request.pop("retry", None)
-            asked = msgpack.packb(sorted(request.items()))
+            asked = msgpack.packb(
+                sorted((name, it) for name, it in request.items() if name not in ("retry", "seq"))
+            )
             if asked not in self._asked:
                 self._asked.add(asked)
                 self._doomed.add(peer)
