@@ -59,8 +59,9 @@ def main(names: Sequence[str]) -> int:
         _explain(language, report)
     if any(report.failures for _, report in reports):
         return 1
-    print("\nEach client printed this, though the first reply to each request was lost:\n")
-    print(reports[0][1].printed if reports else "nothing")
+    if reports:
+        print("\nEach client printed this, though the first reply to each request was lost:\n")
+        print(reports[0][1].printed, end="")
     return 0
 
 

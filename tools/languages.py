@@ -14,7 +14,14 @@ from typing import Final, NamedTuple
 from environment import ROOT, install_debian, install_npm
 
 PROBE_S: Final = 30
-JARS: Final = "/usr/share/java/*"
+JARS: Final = ":".join(
+    f"/usr/share/java/{name}.jar"
+    for name in (
+        "jeromq", "msgpack-core", "msgpack-jackson", "jackson-core", "jackson-databind",
+        "jackson-annotations",
+    )
+)  # fmt: skip
+"""Where Debian puts them. With `/usr/share/java/*` Java looks through all that is there."""
 
 Command = Sequence[str]
 
@@ -33,7 +40,7 @@ class Language(NamedTuple):
     debian: Sequence[str] = ()
     """Packages of Debian that it needs."""
     npm: bool = False
-    """Whether it needs the packages that its package.json names."""
+    """Whether it needs the packages that its package.json names, and so Node.js."""
     loses: Mapping[str, str] = {}
     """What its msgpack does not keep, as `exam` names it, each with the reason."""
 
@@ -94,7 +101,6 @@ LANGUAGES: Final = (
     ),
     Language(
         "JavaScript",
-        debian=("nodejs", "npm"),
         npm=True,
         probe=["node", "--eval", "import('zeromq').then(() => import('@msgpack/msgpack'))"],
         client=["node", "client.js"],
