@@ -86,7 +86,8 @@ int main(int argc, char **argv) {
     printf("put user:1: version %lu\n", get(put, "version").via.u64);
     msgpack_object user = get(ask(READ, 2, "ssss", "op", "get", "key", "user:1"), "value");
     msgpack_object *langs = get(user, "langs").via.array.ptr;
-    printf("get user:1: %.*s speaks %.*s, %.*s\n", STR(get(user, "name")), STR(langs[0]), STR(langs[1]));
+    printf("get user:1: %.*s speaks %.*s, %.*s\n", STR(get(user, "name")), STR(langs[0]),
+           STR(langs[1]));
     msgpack_object bob = ask(WRITE, 4, "sssssss{1si", "op", "put", "key", "user:1", "value", "Bob",
                              "if", "version", 0);
     printf("put user:1 if version 0: %.*s, it has version %lu\n", STR(get(bob, "error")),

@@ -35,10 +35,12 @@ int main(int argc, char **argv) {
     zmq_setsockopt(sock, ZMQ_LINGER, &no_linger, sizeof no_linger);
     if (argc < 2 || zmq_connect(sock, argv[1])) return 1;
     zmq_version(&major, &minor, &patch);
-    printf("C %ld, msgpack-c %s, libzmq %d.%d.%d\n", __STDC_VERSION__, msgpack_version(), major, minor, patch);
+    printf("C %ld, msgpack-c %s, ", __STDC_VERSION__, msgpack_version());
+    printf("libzmq %d.%d.%d\n", major, minor, patch);
     for (; fflush(stdout) == 0 && fgets(line, sizeof line, stdin);) {
         size_t size = 0;
-        for (unsigned byte; sscanf(line + 5 + 2 * size, "%2x", &byte) == 1;) bytes[size++] = (char)byte;
+        for (unsigned byte; sscanf(line + 5 + 2 * size, "%2x", &byte) == 1; size++)
+            bytes[size] = (char)byte;
         if (strncmp(line, "pack", 4) == 0) {
             print_packed(size);
         } else {

@@ -23,27 +23,24 @@ class Client {
 
     /** A write happens once, however often it is sent. */
     JsonNode write(Map<String, ?> request) throws IOException {
-        return ask(with(with(request, "session", session), "seq", ++seq));
-    }
-
-    static Map<String, ?> with(Map<String, ?> request, String field, Object value) {
-        var more = new HashMap<String, Object>(request);
-        more.put(field, value);
-        return more;
+        var numbered = new HashMap<String, Object>(request);
+        numbered.putAll(Map.of("session", session, "seq", ++seq, "retry", false));
+        return ask(numbered);
     }
 
     /** The reply; that of a failure has `error` and `message`. */
     JsonNode ask(Map<String, ?> request) throws IOException {
+        var sent = new HashMap<String, Object>(request);
         for (int wait : WAITS_MS) {
             ZMQ.Socket socket = CONTEXT.socket(ZMQ.REQ); // one that waits for a reply cannot send:
             socket.setLinger(0);                         // each attempt has its own
             socket.setReceiveTimeOut(wait);
             socket.connect(endpoint);
-            socket.send(MSGPACK.writeValueAsBytes(request));
+            socket.send(MSGPACK.writeValueAsBytes(sent));
             byte[] reply = socket.recv();
             socket.close();
             if (reply != null) return MSGPACK.readTree(reply);
-            if (seq > 1 && request.containsKey("seq")) request = with(request, "retry", true);
+            if (sent.containsKey("retry")) sent.put("retry", seq > 1);
         }
         throw new IOException("no reply: whether it was done is not known");
     }
@@ -56,10 +53,14 @@ class Client {
         var user = zkv.ask(Map.of("op", "get", "key", "user:1")).get("value");
         var langs = String.join(", ", MSGPACK.convertValue(user.get("langs"), String[].class));
         System.out.println("get user:1: " + user.get("name").asText() + " speaks " + langs);
-        var bob = zkv.write(Map.of("op", "put", "key", "user:1", "value", "Bob", "if", Map.of("version", 0)));
-        System.out.println("put user:1 if version 0: " + bob.get("error").asText() + ", it has version " + bob.get("version"));
-        System.out.println("incr visits: " + zkv.write(Map.of("op", "incr", "key", "visits")).get("value"));
+        var absent = Map.of("version", 0);
+        var bob = zkv.write(Map.of("op", "put", "key", "user:1", "value", "Bob", "if", absent));
+        System.out.println("put user:1 if version 0: " + bob.get("error").asText()
+            + ", it has version " + bob.get("version"));
+        var visits = zkv.write(Map.of("op", "incr", "key", "visits"));
+        System.out.println("incr visits: " + visits.get("value"));
         var nobody = zkv.ask(Map.of("op", "get", "key", "nobody"));
-        System.out.println("get nobody: " + nobody.get("error").asText() + ", " + nobody.get("message").asText());
+        System.out.println("get nobody: " + nobody.get("error").asText()
+            + ", " + nobody.get("message").asText());
     }
 }

@@ -17,13 +17,15 @@ class Conform {
         ZMQ.Socket socket = ZMQ.context(1).socket(ZMQ.REQ);
         socket.setLinger(0);
         socket.connect(args[0]);
-        System.out.println("Java " + System.getProperty("java.version") + ", jeromq for libzmq " + ZMQ.getVersionString());
+        var java = System.getProperty("java.version");
+        System.out.println("Java " + java + ", jeromq for libzmq " + ZMQ.getVersionString());
         for (var in = new Scanner(System.in); in.hasNextLine(); ) {
             String[] line = in.nextLine().split(" ", 2);
             byte[] bytes = HexFormat.of().parseHex(line[1]);
             try {
-                if (line[0].equals("send")) socket.send(bytes);
-                System.out.println(HexFormat.of().formatHex(line[0].equals("send") ? socket.recv() : packed(bytes)));
+                boolean send = line[0].equals("send") && socket.send(bytes);
+                byte[] reply = send ? socket.recv() : packed(bytes);
+                System.out.println(HexFormat.of().formatHex(reply));
             } catch (Exception e) {
                 System.out.println("! " + e);
             }

@@ -14,9 +14,7 @@ class Zkv {
   #seq = 0;
   #socket;
 
-  constructor(endpoint) {
-    this.endpoint = endpoint;
-  }
+  constructor(endpoint) { this.endpoint = endpoint; }
 
   // A write happens once, however often it is sent.
   write(request) {
@@ -51,12 +49,14 @@ class Zkv {
 
 const zkv = new Zkv(process.argv[2] ?? "tcp://127.0.0.1:5757");
 await zkv.write({ op: "txn", then: [] }); // opens the session; may be done twice
-const put = await zkv.write({ op: "put", key: "user:1", value: { name: "Ada", langs: ["en", "fr"] } });
+const ada = { name: "Ada", langs: ["en", "fr"] };
+const put = await zkv.write({ op: "put", key: "user:1", value: ada });
 console.log(`put user:1: version ${put.version}`);
-const user = (await zkv.ask({ op: "get", key: "user:1" })).value;
+const { value: user } = await zkv.ask({ op: "get", key: "user:1" });
 console.log(`get user:1: ${user.name} speaks ${user.langs.join(", ")}`);
 const bob = await zkv.write({ op: "put", key: "user:1", value: "Bob", if: { version: 0 } });
 console.log(`put user:1 if version 0: ${bob.error}, it has version ${bob.version}`);
-console.log(`incr visits: ${(await zkv.write({ op: "incr", key: "visits" })).value}`);
+const visits = await zkv.write({ op: "incr", key: "visits" });
+console.log(`incr visits: ${visits.value}`);
 const nobody = await zkv.ask({ op: "get", key: "nobody" });
 if (!nobody.ok) console.log(`get nobody: ${nobody.error}, ${nobody.message}`);

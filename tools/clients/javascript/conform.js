@@ -9,14 +9,20 @@ import { Request, version } from "zeromq";
 const options = { useBigInt64: true };
 const socket = new Request({ linger: 0 });
 socket.connect(process.argv[2]);
-const about = readFileSync("node_modules/@msgpack/msgpack/package.json");
-console.log(`Node ${process.versions.node}, @msgpack/msgpack ${JSON.parse(about).version}, libzmq ${version}`);
+const about = JSON.parse(readFileSync("node_modules/@msgpack/msgpack/package.json"));
+const msgpack = `@msgpack/msgpack ${about.version}`;
+console.log(`Node ${process.versions.node}, ${msgpack}, libzmq ${version}`);
 for await (const line of createInterface({ input: process.stdin })) {
   const [verb, hex] = line.split(" ");
   const bytes = Buffer.from(hex, "hex");
   try {
-    if (verb === "send") await socket.send(bytes);
-    const reply = verb === "pack" ? encode(decode(bytes, options), options) : (await socket.receive())[0];
+    let reply;
+    if (verb === "pack") {
+      reply = encode(decode(bytes, options), options);
+    } else {
+      await socket.send(bytes);
+      [reply] = await socket.receive();
+    }
     console.log(Buffer.from(reply).toString("hex"));
   } catch (error) {
     console.log(`! ${error.message}`);

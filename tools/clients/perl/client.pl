@@ -4,19 +4,18 @@
 #   perl client.pl [tcp://127.0.0.1:5757]
 
 use v5.36;
-
 package Zkv;
 use Data::MessagePack;
 use ZMQ::FFI qw(ZMQ_REQ ZMQ_RCVTIMEO);
 
 my @WAITS_MS = (250, 500, 1000, 2000, 4000);    # for a reply, attempt by attempt
-my $context  = ZMQ::FFI->new;
-my $msgpack  = Data::MessagePack->new->utf8;
+my ($context, $msgpack) = (ZMQ::FFI->new, Data::MessagePack->new->utf8);
 
 sub new ($class, $endpoint) {
-    my $session = join '', map { sprintf '%08x', rand 2**32 } 1 .. 4;
-    my $self = bless { endpoint => $endpoint, session => $session, seq => 0 }, $class;
-    $self->write(op => 'txn', then => []);      # opens the session; may be done twice
+    open my $random, '<:raw', '/dev/urandom' or die "/dev/urandom: $!\n";
+    read $random, my $name, 16;
+    my $self = bless { endpoint => $endpoint, session => unpack('H*', $name), seq => 0 }, $class;
+    $self->write(op => 'txn', then => []);    # opens the session; may be done twice
     return $self;
 }
 
@@ -50,7 +49,8 @@ sub exchange ($self, $body, $wait) {
 
 package main;
 my $zkv = Zkv->new($ARGV[0] // 'tcp://127.0.0.1:5757');
-my $put = $zkv->write(op => 'put', key => 'user:1', value => { name => 'Ada', langs => [qw(en fr)] });
+my $ada = { name => 'Ada', langs => [qw(en fr)] };
+my $put = $zkv->write(op => 'put', key => 'user:1', value => $ada);
 say "put user:1: version $put->{version}";
 my $user = $zkv->ask(op => 'get', key => 'user:1')->{value};
 say "get user:1: $user->{name} speaks ", join ', ', $user->{langs}->@*;

@@ -37,7 +37,8 @@ class Zkv
 
     private function exchange(string $body, int $wait): string|false
     {
-        $this->socket ??= (new ZMQSocket(new ZMQContext(), ZMQ::SOCKET_REQ))->connect($this->endpoint);
+        $this->socket ??= (new ZMQSocket(new ZMQContext(), ZMQ::SOCKET_REQ))
+            ->connect($this->endpoint);
         $this->socket->setSockOpt(ZMQ::SOCKOPT_LINGER, 0);
         $this->socket->setSockOpt(ZMQ::SOCKOPT_RCVTIMEO, $wait);
         $reply = $this->socket->send($body)->recv();
@@ -49,7 +50,8 @@ class Zkv
 }
 
 $zkv = new Zkv($argv[1] ?? "tcp://127.0.0.1:5757", bin2hex(random_bytes(16)));
-$put = $zkv->write(["op" => "put", "key" => "user:1", "value" => ["name" => "Ada", "langs" => ["en", "fr"]]]);
+$ada = ["name" => "Ada", "langs" => ["en", "fr"]];
+$put = $zkv->write(["op" => "put", "key" => "user:1", "value" => $ada]);
 echo "put user:1: version $put[version]\n";
 $user = $zkv->ask(["op" => "get", "key" => "user:1"])["value"];
 echo "get user:1: $user[name] speaks ", implode(", ", $user["langs"]), "\n";

@@ -12,7 +12,8 @@ while ($line = fgets(STDIN)) {
     [$verb, $hex] = explode(" ", rtrim($line, "\n"));
     $bytes = hex2bin($hex);
     try {
-        $reply = $verb === "pack" ? msgpack_pack(msgpack_unpack($bytes)) : $socket->send($bytes)->recv();
+        $pack = $verb === "pack";
+        $reply = $pack ? msgpack_pack(msgpack_unpack($bytes)) : $socket->send($bytes)->recv();
         echo bin2hex($reply), "\n";
     } catch (Exception $e) {
         echo "! ", strtr($e->getMessage(), "\n", " "), "\n";

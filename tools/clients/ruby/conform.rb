@@ -13,7 +13,8 @@ context = ZMQ::Context.new
 socket = context.socket(ZMQ::REQ)
 socket.setsockopt(ZMQ::LINGER, 0)
 socket.connect(ARGV[0])
-puts "Ruby #{RUBY_VERSION}, msgpack #{MessagePack::VERSION}, libzmq #{LibZMQ.version.values.join(".")}"
+libzmq = LibZMQ.version.values.join(".")
+puts "Ruby #{RUBY_VERSION}, msgpack #{MessagePack::VERSION}, libzmq #{libzmq}"
 STDIN.each_line do |line|
   verb, hex = line.split
   bytes = [hex.to_s].pack("H*")
