@@ -90,6 +90,8 @@ def test_a_reply_that_is_not_as_promised_is_found_out() -> None:
 def test_a_program_that_dies_is_found_out() -> None:
     found = broken("conform", "socket.send(data)", 'sys.exit("no more")', "put-get")
     assert found == ["conform ended: no more"]
+    (found,) = broken("conform", "import platform", "import no_such_module")
+    assert "No module named 'no_such_module'" in found
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def examine(language: Language, vectors: Sequence[dict[str, Any]] = VECTORS) -> 
             for command in language.build:
                 _run(language, command, out)
             with Peer(language, out, server.endpoint) as peer:
-                report.about = peer.about
+                report.about = peer.about()
                 for conversation in vectors:
                     _converse(peer, conversation, report)
             report.printed = _demonstrate(language, out, server.endpoint)
@@ -121,7 +121,6 @@ class Peer:
             )  # fmt: skip
         self._ender = threading.Timer(LIMIT_S, self._process.kill)
         self._ender.start()
-        self.about = self._line()
 
     def __enter__(self) -> Self:
         return self
@@ -135,6 +134,10 @@ class Peer:
         self._ender.cancel()
         self._process.kill()
         self._process.communicate()
+
+    def about(self) -> str:
+        """What it says of itself; to be asked first, and once."""
+        return self._line()
 
     def pack(self, packed: bytes) -> bytes | str:
         """The same, read and written by the language's msgpack; a str says why it is not."""
