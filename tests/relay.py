@@ -7,21 +7,26 @@ import threading
 from types import TracebackType
 from typing import Self
 
+import msgpack
 import zmq
 
 
 class Relay:
     """Listens at `endpoint` while it is entered. A reply is lost with the probability `lost`,
-    which may be changed; which ones hangs on the seed.
+    which may be changed; which ones hangs on the seed. With `first_lost` the first reply to
+    every request is lost too, however its `seq` and `retry` and the client's sockets change.
 
     What it has not got rid of while the server is away it delivers when the server is back:
     late, and perhaps behind the same request sent again.
     """
 
-    def __init__(self, server: str, *, lost: float, seed: int) -> None:
+    def __init__(self, server: str, *, lost: float, seed: int, first_lost: bool = False) -> None:
         self.passed = self.dropped = 0
         self.lost = lost
         self._random = random.Random(seed)
+        self._first_lost = first_lost
+        self._asked: set[bytes] = set()
+        self._doomed: set[bytes] = set()
         self._context = zmq.Context()
         self._clients = self._context.socket(zmq.ROUTER)
         self._clients.bind("tcp://127.0.0.1:*")
@@ -54,9 +59,22 @@ class Relay:
             for socket, _ in poller.poll(50):
                 frames = socket.recv_multipart()
                 if socket is self._clients:
+                    self._note(frames[0], frames[-1])
                     self._server.send_multipart(frames)
-                elif self._random.random() < self.lost:
+                elif frames[0] in self._doomed or self._random.random() < self.lost:
+                    self._doomed.discard(frames[0])
                     self.dropped += 1
                 else:
                     self._clients.send_multipart(frames)
                     self.passed += 1
+
+    def _note(self, peer: bytes, body: bytes) -> None:
+        """Dooms the reply to what this peer asks if nobody has asked for it before."""
+        if self._first_lost:
+            request = msgpack.unpackb(body)
+            asked = msgpack.packb(
+                sorted((name, it) for name, it in request.items() if name not in ("retry", "seq"))
+            )
+            if asked not in self._asked:
+                self._asked.add(asked)
+                self._doomed.add(peer)

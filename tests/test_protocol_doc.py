@@ -12,16 +12,28 @@ import msgpack
 import pytest
 import zmq
 from harness import ServerProcess, ask, raw_socket, serving
+from languages import LANGUAGES
 from relay import Relay
-from test_vectors import ANY, body, matches
+from vectors import ANY, VECTORS, body, matches
 
 from zkv import protocol, values
 from zkv.errors import BY_CODE
-from zkv.requests import OPS
+from zkv.requests import ABSENT, OPS
 
 TEXT = (Path(__file__).resolve().parent.parent / "zkv" / "PROTOCOL.md").read_text()
 PING = body({"op": "ping"})
 IN_FLIGHT = 64
+EXAMPLES = re.findall(r"^C: (.*?)^S: (.*?)(?=^C:|^```)", TEXT, re.DOTALL | re.MULTILINE)
+TYPE_OF_KIND = {
+    "key": "key", "prefix": "str", "value": "value", "flag": "bool", "int": "int", "limit": "int",
+    "number": "int or float", "ttl": "int or float", "conditions": "map", "guards": "array",
+    "ops": "array", "keys": "array", "items": "map",
+}  # fmt: skip
+TYPE_OF_JSON = {
+    type(None): "nil", bool: "bool", int: "int", float: "float", str: "str", list: "array",
+    dict: "map",
+}  # fmt: skip
+TYPE_OF_TAG = {"$b": "bin", "$i": "int", "$f": "float"}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +56,30 @@ def rows(text: str) -> dict[str, bool]:
     return {name: cell[0] != "[" for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 
 
+def column(text: str, number: int, name: str = r"\[?`.*?") -> dict[str, str]:
+    """A column of a table, by the names in the first."""
+    lines = re.findall(rf"^\| ({name}) \| (.*) ?\|$", text, re.MULTILINE)
+    cells = [(first, f"{first} | {rest}".split("|")[number - 1].strip()) for first, rest in lines]
+    return {word: cell for first, cell in cells for word in re.findall(r"\w+", first)}
+
+
+def replies_to(op: str) -> Iterator[dict[str, Any]]:
+    """What successful replies to an operation are said to be, as tagged JSON."""
+    for request, reply in EXAMPLES:
+        if json.loads(request)["op"] == op and (got := json.loads(reply))["ok"]:
+            yield got
+    for step in (step for conversation in VECTORS for step in conversation["steps"]):
+        if step.get("request", {}).get("op") == op and step["expect"]["ok"]:
+            yield step["expect"]
+
+
+def json_type(tagged: Any) -> str:
+    """The type of a value in tagged JSON, as the tables name it."""
+    if type(tagged) is dict and len(tagged) == 1 and (tag := next(iter(tagged))) in TYPE_OF_TAG:
+        return TYPE_OF_TAG[tag]
+    return TYPE_OF_JSON[type(tagged)]
+
+
 def blocks(language: str, text: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
@@ -54,10 +90,45 @@ def test_every_operation_is_described() -> None:
 
 @pytest.mark.parametrize("op", OPS)
 def test_every_field_of_an_operation_is_described(op: str) -> None:
-    requested, _, replied = section(f"`{op}`").partition("reply")
+    requested, _, replied = section(f"`{op}`").partition("| reply |")
     assert rows(requested) == {name: it.required for name, it in OPS[op].fields.items()}
     assert rows(replied).keys() >= OPS[op].replies.keys()
     assert rows(replied).keys() == OPS[op].replies.keys() or op == "info"
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_field_of_a_request_has_its_type_and_its_default(op: str) -> None:
+    requested, _, _ = section(f"`{op}`").partition("| reply |")
+    types, defaults = column(requested, 2), column(requested, 3)
+    for name, described in OPS[op].fields.items():
+        assert types[name].partition(",")[0] == TYPE_OF_KIND[described.kind], name
+        if described.default is not ABSENT:
+            default = [] if described.default == () else described.default
+            assert json.loads(defaults[name].strip("`")) == default, name
+        else:
+            assert (defaults[name] == "") is described.required, name
+
+
+@pytest.mark.parametrize("op", sorted(OPS.keys() - {"ping", "compact"}))
+def test_every_field_of_a_reply_has_its_type(op: str) -> None:
+    """Those of the replies that the vectors promise, and of the examples."""
+    _, _, replied = section(f"`{op}`").partition("| reply |")
+    seen = set()
+    for got in replies_to(op):
+        for name, type_ in column(replied, 2).items():
+            if name in got:
+                seen.add(name)
+                known = type_ != "value" and got[name] not in (ANY, "…")
+                assert not known or json_type(got[name]) in type_.split(" or "), name
+    assert seen >= OPS[op].always or op == "read_snapshot"
+
+
+def test_what_a_language_does_not_keep_is_described() -> None:
+    """The same languages as are tried, and something to be said of the same of them."""
+    table = column(section("Values in other languages"), 3, r"\w+")
+    assert {name: bool(it) for name, it in table.items() if name != "language"} == {
+        language.name: bool(language.loses) for language in LANGUAGES
+    }
 
 
 def test_every_error_is_described() -> None:
@@ -65,6 +136,18 @@ def test_every_error_is_described() -> None:
     assert [code for code, _ in table] == [*BY_CODE]
     for code, outcome in table:
         assert (outcome == "**not known**") is not BY_CODE[code].outcome_known, code
+
+
+def test_every_further_field_of_an_error_is_described() -> None:
+    table = column(section("Errors"), 3)
+    for step in (step for conversation in VECTORS for step in conversation["steps"]):
+        if not (expected := step["expect"])["ok"]:
+            further = {*expected, *step.get("any", ())} - {"ok", "error", "revision", "id"}
+            assert further <= {
+                "message",
+                "index",
+                *re.findall(r"`(\w+)`", table[expected["error"]]),
+            }
 
 
 def test_every_limit_is_described() -> None:
@@ -79,10 +162,9 @@ def test_the_contents_are_the_headings() -> None:
 
 def test_the_examples_are_so(server: ServerProcess) -> None:
     """One after another, as they stand."""
-    examples = re.findall(r"^C: (.*?)^S: (.*?)(?=^C:|^```)", TEXT, re.DOTALL | re.MULTILINE)
     shown = set()
     with raw_socket(zmq.REQ, server.endpoint) as socket:
-        for request, reply in examples:
+        for request, reply in EXAMPLES:
             asked = json.loads(request)
             wanted = json.loads(re.sub(r'(?<=: )"…"', json.dumps(ANY), reply))
             got = values.to_json(ask(socket, body(asked)))

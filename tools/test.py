@@ -8,13 +8,12 @@ python3 tools/test.py -k journal   some of them
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from environment import ROOT, python_with
+from environment import ROOT, install_debian, python_with
+from languages import LANGUAGES, install
 
 DEBIAN_PACKAGES = {
     "iso-codes": Path("/usr/share/iso-codes/json"),  # real data to load
@@ -22,24 +21,10 @@ DEBIAN_PACKAGES = {
 }
 
 
-def install_debian_packages() -> None:
-    """Tests whose package is still missing afterwards skip themselves, and say so."""
-    missing = [name for name, path in DEBIAN_PACKAGES.items() if not path.exists()]
-    if not missing or not shutil.which("apt-get") or os.geteuid() != 0:
-        return
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update"], ["install", "--yes", "--no-install-recommends", *missing]):
-        print(f"apt-get {' '.join(command)} ...", file=sys.stderr, flush=True)
-        subprocess.run(
-            ["apt-get", "--quiet=2", *command],
-            check=False,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-        )
-
-
 def main() -> int:
-    install_debian_packages()
+    # Tests whose package is still missing afterwards skip themselves, and say so.
+    install_debian([name for name, path in DEBIAN_PACKAGES.items() if not path.exists()])
+    install(LANGUAGES)
     python = python_with("test", "bench")
     return subprocess.run([python, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, check=False).returncode
 
