@@ -118,6 +118,7 @@ class _Connection:
         self.session = Session()
         self._context = context
         self._peer = peer
+        self._wait_ms = -1
         self._socket = self._open()
 
     def close(self) -> None:
