@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from awaited import BOTH, Connect
 from harness import ServerProcess, serving
 from hypothesis import HealthCheck, settings
 
@@ -52,3 +53,9 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server on an empty folder."""
     with serving(tmp_path / "data") as running:
         yield running
+
+
+@pytest.fixture(params=BOTH)
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Makes a client of each kind."""
+    return BOTH[request.param]

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import msgpack
 import pytest
 import zmq
+from awaited import Connect
 from harness import ServerProcess, raw_socket, serving, wait_until
 
 import zkv
@@ -75,30 +76,30 @@ def unused() -> str:
 # Peers that do not answer
 
 
-def test_no_reply_is_a_timeout() -> None:
-    with peer(silent) as endpoint, zkv.Client(endpoint, timeout_s=0.2) as client:
+def test_no_reply_is_a_timeout(connect: Connect) -> None:
+    with peer(silent) as endpoint, connect(endpoint, timeout_s=0.2) as client:
         with pytest.raises(zkv.Timeout) as raised:
             client.put("k", 1)
         assert isinstance(raised.value, TimeoutError)
         assert not raised.value.outcome_known
 
 
-def test_nothing_there_is_cannot_connect(unused: str) -> None:
-    with zkv.Client(unused, timeout_s=0.2) as client:
+def test_nothing_there_is_cannot_connect(connect: Connect, unused: str) -> None:
+    with connect(unused, timeout_s=0.2) as client:
         with pytest.raises(zkv.CannotConnect, match=unused) as raised:
             client.put("k", 1)
         assert isinstance(raised.value, ConnectionError)
         assert raised.value.outcome_known
 
 
-def test_something_else_there_is_cannot_connect() -> None:
+def test_something_else_there_is_cannot_connect(connect: Connect) -> None:
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler
     ) as web:
         thread = threading.Thread(target=web.serve_forever, args=(0.02,))
         thread.start()
         try:
-            client = zkv.Client(f"tcp://127.0.0.1:{web.server_port}", timeout_s=0.3)
+            client = connect(f"tcp://127.0.0.1:{web.server_port}", timeout_s=0.3)
             with client, pytest.raises(zkv.CannotConnect):
                 client.ping()
         finally:
@@ -107,10 +108,10 @@ def test_something_else_there_is_cannot_connect() -> None:
 
 
 def test_a_server_may_come_up_later_and_come_back(
-    unused: str, tmp_path_factory: pytest.TempPathFactory
+    connect: Connect, unused: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = tmp_path_factory.mktemp("later") / "data"
-    with zkv.Client(unused, timeout_s=0.2) as client:
+    with connect(unused, timeout_s=0.2) as client:
         with pytest.raises(zkv.CannotConnect):
             client.ping()
         client.timeout_s = 5
@@ -119,7 +120,7 @@ def test_a_server_may_come_up_later_and_come_back(
                 assert client.incr("k") == expected
 
 
-def test_a_late_reply_goes_to_nobody() -> None:
+def test_a_late_reply_goes_to_nobody(connect: Connect) -> None:
     def script(received: list[Frames]) -> list[Frames]:
         if b"second" not in received[-1][-1]:
             return []
@@ -127,7 +128,7 @@ def test_a_late_reply_goes_to_nobody() -> None:
             [*frames[:-1], GOOD.replace(b"good", b"%.4s" % frames[-1][-6:])] for frames in received
         ]
 
-    with peer(script) as endpoint, zkv.Client(endpoint, timeout_s=0.3) as client:
+    with peer(script) as endpoint, connect(endpoint, timeout_s=0.3) as client:
         with pytest.raises(zkv.Timeout):
             client.get(".first")
         client.timeout_s = 5
@@ -156,8 +157,8 @@ NOT_A_REPLY = {
 
 
 @pytest.mark.parametrize("body", NOT_A_REPLY.values(), ids=NOT_A_REPLY)
-def test_what_is_no_reply_is_a_protocol_error(body: bytes) -> None:
-    with peer(replying(body)) as endpoint, zkv.Client(endpoint) as client:
+def test_what_is_no_reply_is_a_protocol_error(connect: Connect, body: bytes) -> None:
+    with peer(replying(body)) as endpoint, connect(endpoint) as client:
         with pytest.raises(zkv.ProtocolError) as raised:
             client.get("k")
         assert not raised.value.outcome_known
@@ -165,31 +166,33 @@ def test_what_is_no_reply_is_a_protocol_error(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("before", [[], [OPENED]], ids=["at once", "after opening its session"])
-def test_what_is_no_reply_to_a_write_is_a_protocol_error(before: list[bytes]) -> None:
-    with peer(replying(*before, b"\xc1")) as endpoint, zkv.Client(endpoint) as client:
+def test_what_is_no_reply_to_a_write_is_a_protocol_error(
+    connect: Connect, before: list[bytes]
+) -> None:
+    with peer(replying(*before, b"\xc1")) as endpoint, connect(endpoint) as client:
         with pytest.raises(zkv.ProtocolError) as raised:
             client.put("k", 1)
         assert not raised.value.outcome_known
         assert client.get("k") == "good"
 
 
-def test_a_reply_of_two_frames_is_a_protocol_error() -> None:
+def test_a_reply_of_two_frames_is_a_protocol_error(connect: Connect) -> None:
     def script(received: list[Frames]) -> list[Frames]:
         return [[*received[-1][:-1], GOOD, *[b"more"][len(received) - 1 :]]]
 
-    with peer(script) as endpoint, zkv.Client(endpoint) as client:
+    with peer(script) as endpoint, connect(endpoint) as client:
         with pytest.raises(zkv.ProtocolError):
             client.get("k")
         assert client.get("k") == "good"
 
 
 @pytest.mark.parametrize("code", BY_CODE)
-def test_each_code_has_its_class_and_keeps_its_details(code: str) -> None:
+def test_each_code_has_its_class_and_keeps_its_details(connect: Connect, code: str) -> None:
     details = {"version": 7, "limit": 9, "more": [1]}
     reply = {"ok": False, "revision": 3, "error": code, "message": "a sentence", **details}
     with (
         peer(replying(msgpack.packb(reply))) as endpoint,
-        zkv.Client(endpoint) as client,
+        connect(endpoint) as client,
         pytest.raises(zkv.Error) as raised,
     ):
         client.get("k")
@@ -198,23 +201,23 @@ def test_each_code_has_its_class_and_keeps_its_details(code: str) -> None:
     assert details.items() <= raised.value.details.items()
 
 
-def test_a_code_of_a_newer_server_is_still_an_error() -> None:
+def test_a_code_of_a_newer_server_is_still_an_error(connect: Connect) -> None:
     failure = {"ok": False, "revision": 3, "error": "too_blue", "message": "it is too blue"}
     reply = failure | {"self": "a detail that is an argument's name"}
     with (
         peer(replying(msgpack.packb(reply))) as endpoint,
-        zkv.Client(endpoint) as client,
+        connect(endpoint) as client,
         pytest.raises(zkv.Error, match="too blue"),
     ):
         client.get("k")
 
 
-def test_a_revision_that_goes_back_is_data_lost() -> None:
+def test_a_revision_that_goes_back_is_data_lost(connect: Connect) -> None:
     newer, older = (
         msgpack.packb({"ok": True, "revision": revision, "version": 1, "value": "k"})
         for revision in (5, 4)
     )
-    with peer(replying(newer, newer, older)) as endpoint, zkv.Client(endpoint) as client:
+    with peer(replying(newer, newer, older)) as endpoint, connect(endpoint) as client:
         client.get("k")
         client.get("k")
         with pytest.raises(DataLost):
@@ -224,8 +227,8 @@ def test_a_revision_that_goes_back_is_data_lost() -> None:
 # Against a server
 
 
-def test_errors_are_also_those_of_python(server: ServerProcess) -> None:
-    with zkv.Client(server.endpoint) as client:
+def test_errors_are_also_those_of_python(connect: Connect, server: ServerProcess) -> None:
+    with connect(server.endpoint) as client:
         client.put("text", "t")
         client.put("number", 2**64 - 1)
         with pytest.raises(KeyError, match=r"^no such key: missing$"):
@@ -249,7 +252,7 @@ def test_errors_are_also_those_of_python(server: ServerProcess) -> None:
         assert client.count() == 2
 
 
-def test_threads_share_a_client(server: ServerProcess) -> None:
+def test_threads_share_a_client(connect: Connect, server: ServerProcess) -> None:
     done = []
 
     def use(writer: int) -> None:
@@ -259,7 +262,7 @@ def test_threads_share_a_client(server: ServerProcess) -> None:
             client.incr("all")
         done.append(writer)
 
-    with zkv.Client(server.endpoint) as client:
+    with connect(server.endpoint) as client:
         threads = [threading.Thread(target=use, args=(writer,)) for writer in range(8)]
         for thread in threads:
             thread.start()
@@ -294,7 +297,9 @@ def test_a_forked_child_goes_on_using_it(server: ServerProcess) -> None:
 # Lost replies
 
 
-def test_a_write_whose_reply_is_lost_takes_effect_once(server: ServerProcess) -> None:
+def test_a_write_whose_reply_is_lost_takes_effect_once(
+    connect: Connect, server: ServerProcess
+) -> None:
     with raw_socket(zmq.REQ, server.endpoint) as upstream:
 
         def every_other_reply(received: list[Frames]) -> list[Frames]:
@@ -304,12 +309,12 @@ def test_a_write_whose_reply_is_lost_takes_effect_once(server: ServerProcess) ->
 
         with (
             peer(every_other_reply) as endpoint,
-            zkv.Client(endpoint, resend_after_s=0.05) as client,
+            connect(endpoint, resend_after_s=0.05) as client,
         ):
             assert [client.incr("k") for _ in range(10)] == list(range(1, 11))
 
 
-def test_a_write_is_not_resent_against_the_will_of_its_caller() -> None:
+def test_a_write_is_not_resent_against_the_will_of_its_caller(connect: Connect) -> None:
     arrived: list[Frames] = []
 
     def script(received: list[Frames]) -> list[Frames]:
@@ -318,7 +323,7 @@ def test_a_write_is_not_resent_against_the_will_of_its_caller() -> None:
 
     with (
         peer(script) as endpoint,
-        zkv.Client(endpoint, timeout_s=0.5, resend_after_s=0.05, exactly_once=False) as client,
+        connect(endpoint, timeout_s=0.5, resend_after_s=0.05, exactly_once=False) as client,
     ):
         with pytest.raises(zkv.Timeout):
             client.incr("k")
@@ -328,15 +333,15 @@ def test_a_write_is_not_resent_against_the_will_of_its_caller() -> None:
 # Closing
 
 
-def test_close_needs_no_server_and_no_first_time(unused: str) -> None:
-    client = zkv.Client(unused)
+def test_close_needs_no_server_and_no_first_time(connect: Connect, unused: str) -> None:
+    client = connect(unused)
     client.close()
     client.close()
     with pytest.raises(zkv.BadRequest, match="closed"):
         client.ping()
 
 
-def test_close_leaves_a_call_under_way_its_time() -> None:
+def test_close_leaves_a_call_under_way_its_time(connect: Connect) -> None:
     raised = []
 
     def call() -> None:
@@ -352,7 +357,7 @@ def test_close_leaves_a_call_under_way_its_time() -> None:
         return []
 
     with peer(script) as endpoint:
-        client = zkv.Client(endpoint, timeout_s=0.5)
+        client = connect(endpoint, timeout_s=0.5)
         thread = threading.Thread(target=call)
         thread.start()
         assert arrived.wait(5)
@@ -362,13 +367,13 @@ def test_close_leaves_a_call_under_way_its_time() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["", "nonsense", "tcp://", "tcp://127.0.0.1", "foo://a"])
-def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
+def test_an_endpoint_that_is_none_is_refused(connect: Connect, endpoint: str) -> None:
     with pytest.raises(zkv.BadRequest):
-        zkv.Client(endpoint)
+        connect(endpoint)
 
 
-def test_a_client_follows_a_server_that_is_killed(server: ServerProcess) -> None:
-    with zkv.Client(server.endpoint, timeout_s=0.5) as client:
+def test_a_client_follows_a_server_that_is_killed(connect: Connect, server: ServerProcess) -> None:
+    with connect(server.endpoint, timeout_s=0.5) as client:
         client.put("k", 1)
         server.kill()
         with pytest.raises((zkv.Timeout, zkv.CannotConnect)):

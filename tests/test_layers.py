@@ -22,7 +22,7 @@ ROWS = (
     {"engines.local"},
     {"service", "server", "backup", "block", "endpoint"},
     {"plans", "exchange"},
-    {"dict_view"},
+    {"dict_view", "dealer"},
     {"store"},
     {"client", "embedded"},
     {"aio"},

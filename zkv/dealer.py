@@ -55,6 +55,9 @@ class Dealer:
         return len(self._calls) < IN_FLIGHT_MAX
 
     def close(self) -> None:
+        """A second call does nothing."""
+        if self._socket.closed:
+            return
         if not self._loop.is_closed():
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
@@ -120,8 +123,7 @@ class Dealer:
             self._send()
 
     def _can(self, event: int) -> bool:
-        events: int = self._socket.get(_EVENTS)
-        return bool(events & event)
+        return bool(int(self._socket.get(_EVENTS)) & event)
 
     def _take(self, number: bytes) -> _Call | None:
         call = self._calls.pop(number, None)
