@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,3 +60,10 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 def connect(request: pytest.FixtureRequest) -> Connect:
     """Makes a client of each kind."""
     return BOTH[request.param]
+
+
+@pytest.fixture
+def unused() -> str:
+    """An endpoint where nothing is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"

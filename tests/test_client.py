@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import socket as tcp
 import subprocess
 import sys
 import threading
@@ -64,13 +63,6 @@ def replying(*bodies: bytes) -> Script:
 
 def silent(received: list[Frames]) -> list[Frames]:
     return []
-
-
-@pytest.fixture
-def unused() -> str:
-    """An endpoint where nothing is."""
-    with tcp.create_server(("127.0.0.1", 0)) as server:
-        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
 
 
 # Peers that do not answer
