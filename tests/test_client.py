@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import signal
 import subprocess
 import sys
 import threading
@@ -255,35 +256,75 @@ def test_threads_share_a_client(connect: Connect, server: ServerProcess) -> None
         done.append(writer)
 
     with connect(server.endpoint) as client:
-        threads = [threading.Thread(target=use, args=(writer,)) for writer in range(8)]
+        threads = [threading.Thread(target=use, args=(writer,)) for writer in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(done) == list(range(8))
-        assert client.get("all") == 8 * 50
+        assert sorted(done) == list(range(16))
+        assert client.get("all") == 16 * 50
 
 
 FORK = """
-import os, sys, zkv
+import os, sys, threading, zkv
+
+def use(client, number):
+    while not stopped.is_set():
+        assert client.put(f"{number}", number) and client.get(f"{number}") == number
+
+stopped = threading.Event()
 with zkv.Client(sys.argv[1]) as client:
+    threads = [threading.Thread(target=use, args=(client, n)) for n in range(4)]
+    for thread in threads:
+        thread.start()
     client.put("parent", 1)
-    if not (child := os.fork()):
-        try:
-            client.put("child", client.get("parent") + 1)
-            client.close()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert client.get("child") == 2
+    for number in range(10):
+        if not (child := os.fork()):
+            try:
+                if number % 2:
+                    client.put("child", client.get("parent") + client.incr("children"))
+                client.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    assert (client.get("child"), client.get("children")) == (6, 5)
 """
 
 
 def test_a_forked_child_goes_on_using_it(server: ServerProcess) -> None:
+    """Or closes it, while threads of the parent use it."""
     command = [sys.executable, "-W", "ignore", "-c", FORK, server.endpoint]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_signal_handler_may_break_off_a_call() -> None:
+    """The reply that then comes is nobody's."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    def script(received: list[Frames]) -> list[Frames]:
+        if len(received) == 1:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            return []
+        return [[*frames[:-1], GOOD.replace(b"good", frames[-1][-4:])] for frames in received]
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with peer(script) as endpoint, zkv.Client(endpoint) as client:
+            with pytest.raises(Alarm):
+                client.get("-one")
+            assert client.get("-two") == "-two"
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 # Lost replies

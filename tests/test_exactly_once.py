@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 from awaited import Connect
@@ -18,7 +18,6 @@ from relay import Relay
 from wire import Wire
 
 import zkv
-from zkv import exchange as exchange_module
 from zkv.server import Server
 
 CLIENTS = 8
@@ -128,10 +127,8 @@ def test_without_sessions_the_same_test_fails(
 ) -> None:
     """So it can: a client that resends writes without a number is found out."""
 
-    def carry_again(peer: Any, _: Any, op: str, fields: Any, deadline: float) -> Any:
-        return exchange_module._carry(peer, op, fields, {}, deadline)
-
-    monkeypatch.setattr(exchange_module, "_carry_once", carry_again)
+    monkeypatch.setattr("zkv.exchange.Session.number", lambda _, fields: fields)
+    monkeypatch.setattr("zkv.exchange._RETRY", {})
     for attempt in range(5):
         folder = tmp_path / str(attempt)
         folder.mkdir()
@@ -165,14 +162,14 @@ def served(wire: Wire) -> Iterator[str]:
 
 
 def test_a_server_that_forgot_the_session_is_not_made_to_do_it_again(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
     """The caller is told that the outcome is unknown; another write is another matter."""
     monkeypatch.setattr("zkv.engines.sessions.SESSIONS_MAX", 1)
     with (
         served(wire) as endpoint,
         Relay(endpoint, lost=0, seed=0) as relay,
-        zkv.Client(relay.endpoint, resend_after_s=1, timeout_s=20) as store,
+        connect(relay.endpoint, resend_after_s=1, timeout_s=20) as store,
         ThreadPoolExecutor(1) as pool,
     ):
         assert store.incr("n") == 1

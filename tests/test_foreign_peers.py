@@ -101,7 +101,7 @@ PEERS: dict[str, tuple[Callable[[], Peer], type[zkv.Error], str]] = {
     "HTTP": (web, zkv.CannotConnect, "something listens at .*no zkv server"),
     "never speaks": (mute, zkv.CannotConnect, "something listens at .*no zkv server"),
     "PUB": (publisher, zkv.CannotConnect, "something listens at .*no zkv server"),
-    "answers nothing": (deaf, zkv.Timeout, "no reply from .* within 0.5 s"),
+    "answers nothing": (deaf, zkv.Timeout, "no reply from .* within 0.3 s"),
     "echoes": (replying(lambda frames: frames), zkv.ProtocolError, NOT_ZKV),
     "garbage": (replying(lambda _: [b"\xc1\xff"]), zkv.ProtocolError, NOT_ZKV),
     "nothing but a frame": (replying(lambda _: [b""]), zkv.ProtocolError, NOT_ZKV),
@@ -114,7 +114,7 @@ PEERS: dict[str, tuple[Callable[[], Peer], type[zkv.Error], str]] = {
 def test_it_says_so(name: str, connect: Connect) -> None:
     """For reads and for writes, and again."""
     open_peer, kind, words = PEERS[name]
-    with open_peer() as endpoint, connect(endpoint, timeout_s=0.5) as client:
+    with open_peer() as endpoint, connect(endpoint, timeout_s=0.3) as client:
         for ask in (client.ping, lambda: client.put("k", 1), lambda: client.get("k", None)):
             with pytest.raises(kind, match=words) as raised:
                 ask()

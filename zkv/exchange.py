@@ -53,21 +53,12 @@ class Session:
     session is opened by a request without effect, and then is known.
     """
 
-    __slots__ = ("_name", "_seq")
+    __slots__ = ("_name", "_seq", "is_open")
 
     def __init__(self) -> None:
-        self._name: str | None = None
+        self._name = secrets.token_urlsafe(12)
         self._seq = 0
-
-    def open(
-        self, peer: Peer, deadline: float
-    ) -> Generator[tuple[bytes, float], bytes | Nothing, None]:
-        """Makes it known to the server, unless it is."""
-        if self._name is None:
-            name = secrets.token_urlsafe(12)
-            opening = {"then": [], "session": name, "seq": 1}
-            yield from _carry(peer, "txn", opening, {}, deadline)
-            self._name, self._seq = name, 1
+        self.is_open = False
 
     def number(self, fields: Fields) -> Fields:
         """The fields of a write with those that make it happen once."""
@@ -81,9 +72,13 @@ def exchange(peer: Peer, session: Session, op: str, fields: Fields, *, writes: b
     Or they raise Timeout, CannotConnect, ProtocolError, or DataLost.
     """
     deadline = time.monotonic() + peer.timeout_s
-    if writes and peer.exactly_once:
-        return _carry_once(peer, session, op, fields, deadline)
-    return _carry(peer, op, fields, None if writes else {}, deadline)
+    if not writes:
+        return _carry(peer, op, fields, _AS_IT_IS, deadline)
+    if not peer.exactly_once:
+        return _carry(peer, op, fields, None, deadline)
+    if session.is_open:
+        return _carry(peer, op, session.number(fields), _RETRY, deadline)
+    return _carry_first(peer, session, op, fields, deadline)
 
 
 def not_zkv(peer: Peer, reason: object) -> ProtocolError:
@@ -96,11 +91,15 @@ def not_zkv(peer: Peer, reason: object) -> ProtocolError:
 MANY_FRAMES: Final = "a reply of more than one frame"
 
 
-def _carry_once(peer: Peer, session: Session, op: str, fields: Fields, deadline: float) -> Steps:
-    """Like `_carry`, for a write, which takes effect once however often it is sent."""
-    yield from session.open(peer, deadline)
-    numbered = session.number(fields)
-    return (yield from _carry(peer, op, numbered, {"retry": True}, deadline))
+_AS_IT_IS: Final[Fields] = {}
+_RETRY: Final[Fields] = {"retry": True}
+
+
+def _carry_first(peer: Peer, session: Session, op: str, fields: Fields, deadline: float) -> Steps:
+    """The first write of a session."""
+    yield from _carry(peer, "txn", session.number({"then": []}), _AS_IT_IS, deadline)
+    session.is_open = True
+    return (yield from _carry(peer, op, session.number(fields), _RETRY, deadline))
 
 
 def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline: float) -> Steps:
