@@ -204,7 +204,10 @@ MUTANTS: Final = (
         "zkv/client.py",
         "            if spoiled:",
         "            if False:",
-        ("tests/test_client.py::test_a_late_reply_goes_to_nobody",),
+        (
+            "tests/test_client.py::test_a_late_reply_goes_to_nobody",
+            "tests/test_client.py::test_a_signal_handler_may_break_off_a_call",
+        ),
     ),
     Mutant(
         "a task gets whatever reply comes",

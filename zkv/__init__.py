@@ -5,6 +5,9 @@ with zkv.Client("tcp://127.0.0.1:5757") as store:    # served by zkv-server
 
 with zkv.open("./zkv-data") as store:                # or in this process
     store.put("user:1", {"name": "Ada"})
+
+async with zkv.aio.Client() as store:                # after `import zkv.aio`
+    await store.put("user:1", {"name": "Ada"})
 """
 
 from __future__ import annotations

@@ -60,15 +60,20 @@ def reading(
     """The method that has a thread do the job, with requests that only read."""
 
     async def method(client: Client, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        cancelled = False
 
         def read(op: str, fields: Fields) -> Fields:
-            if task is None or task.done():  # cancelled: nobody waits for the job any more
-                raise BadRequest("cancelled")
+            if cancelled:
+                raise BadRequest("nobody waits for this any more")
             request = client._request(op, fields, writes=READS)
             return asyncio.run_coroutine_threadsafe(request, loop).result()
 
-        return await asyncio.to_thread(job, read, *args, **kwargs)
+        try:
+            return await asyncio.to_thread(job, read, *args, **kwargs)
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
 
     plans.method_of(job, method)
     return method

@@ -149,10 +149,10 @@ class _Connection:
             body, wait_s = next(steps)
             while True:
                 answer = self._attempt(body, wait_s)
+                body, wait_s = steps.send(answer)
                 if answer is Nothing.CAME:
                     self.close()
                     self._socket = self._open()
-                body, wait_s = steps.send(answer)
         except StopIteration as end:
             reply: Fields = end.value
             return reply

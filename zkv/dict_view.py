@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
 from contextlib import suppress
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from zkv import plans
 from zkv.block import Plan, Run, Txn
@@ -13,7 +13,6 @@ from zkv.errors import BadRequest, NotFound, TooLarge
 from zkv.fields import TXN_OPS_MAX
 
 T = TypeVar("T")
-_RAISE: Final = object()
 
 
 class DictView(MutableMapping[str, Any]):
@@ -74,10 +73,9 @@ class DictView(MutableMapping[str, Any]):
         """The value of a key, which is the default from now on if there was none."""
         return self._run(_setdefault(self._full(key), default))
 
-    def pop(self, key: str, default: Any = _RAISE) -> Any:
+    def pop(self, key: str, default: Any = plans.RAISE) -> Any:
         """Removes a key and returns its value. Raises KeyError unless a default is given."""
-        given = () if default is _RAISE else (default,)
-        return self._run(plans.pop(self._full(key), *given))
+        return self._run(plans.pop(self._full(key), default))
 
     def popitem(self) -> tuple[str, Any]:
         """Removes the first key and returns it with its value. Raises KeyError if none is left."""

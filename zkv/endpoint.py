@@ -22,6 +22,9 @@ DEFAULT_RESEND_AFTER_S: Final = 1.0
 VARIABLE: Final = "ZKV_ENDPOINT"
 """The environment variable with the endpoint of those who name none."""
 
+SECONDS_MAX: Final = 2_000_000
+"""23 days: ZeroMQ counts milliseconds in 31 bits."""
+
 _SCHEME: Final = "zkv://"
 _PROBE_S: Final = 0.2
 
@@ -108,11 +111,11 @@ def _seconds(text: str, query: str) -> dict[str, float]:
     return found
 
 
-def _checked(name: str, seconds: float, given: object, most: float = math.nan) -> float:
-    """The seconds, if they are a finite number above 0, or the `most`."""
-    if type(seconds) in (int, float) and (0 < seconds < math.inf or seconds == most):
+def _checked(name: str, seconds: float, given: object, most: float = SECONDS_MAX) -> float:
+    if isinstance(seconds, int | float) and seconds is not True and 0 < seconds <= most:
         return seconds
-    raise BadRequest(f"{name} must be finite seconds, more than 0, not {given!r}", field=name)
+    limit = f" and at most {SECONDS_MAX}" if most == SECONDS_MAX else ""
+    raise BadRequest(f"{name} must be seconds, more than 0{limit}, not {given!r}", field=name)
 
 
 def _refusal(text: str, field: str, reason: str) -> BadRequest:

@@ -44,6 +44,7 @@ class Peer(Protocol):
     resend_after_s: float
     exactly_once: bool
     revision_seen: int
+    """The highest that a reply was true of."""
 
 
 class Session:

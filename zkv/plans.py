@@ -26,7 +26,8 @@ from zkv.errors import NotFound
 from zkv.requests import ABSENT
 
 T = TypeVar("T")
-_RAISE: Final = type("Raise", (), {"__repr__": lambda self: "RAISE"})()
+RAISE: Final = type("Raise", (), {"__repr__": lambda self: "RAISE"})()
+"""Stands for no default: a missing key is an error."""
 
 
 class Item(NamedTuple):
@@ -59,12 +60,12 @@ def info() -> Plan[Fields]:
     return (yield "info", {}, READS)
 
 
-def get(key: str, default: Any = _RAISE) -> Plan[Any]:
+def get(key: str, default: Any = RAISE) -> Plan[Any]:
     """The value of a key. Raises NotFound (a KeyError) unless a default is given."""
     try:
         return (yield "get", {"key": key}, READS)["value"]
     except NotFound:
-        if default is _RAISE:
+        if default is RAISE:
             raise
         return default
 
@@ -121,12 +122,12 @@ def delete(
     return int((yield "delete", fields, WRITES)["version"])
 
 
-def pop(key: str, default: Any = _RAISE) -> Plan[Any]:
+def pop(key: str, default: Any = RAISE) -> Plan[Any]:
     """Removes a key and returns its value. Raises NotFound unless a default is given."""
     try:
         return (yield "delete", {"key": key, "return_old": True}, WRITES)["old"]
     except NotFound:
-        if default is _RAISE:
+        if default is RAISE:
             raise
         return default
 
