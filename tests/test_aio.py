@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import random
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from harness import ServerProcess, serving
+import zmq
+from harness import ServerProcess, raw_socket, serving, wait_until
+from relay import Relay
 
 import zkv
 import zkv.aio
@@ -118,6 +121,56 @@ def test_a_cancelled_write_is_done_once_or_not_at_all(server: ServerProcess, see
             assert cancelled > 20
 
     asyncio.run(main())
+
+
+def test_each_write_of_many_tasks_is_done_once(server: ServerProcess, seed: int) -> None:
+    """With 30% of the replies lost, and some calls cancelled."""
+    rng = random.Random(seed)
+
+    async def main(relay: Relay) -> None:
+        async with zkv.aio.Client(relay.endpoint, timeout_s=60, resend_after_s=0.1) as client:
+            acknowledged = cancelled = 0
+
+            async def write() -> None:
+                nonlocal acknowledged, cancelled
+                task = asyncio.create_task(client.incr("n"))
+                if rng.random() < 0.1:
+                    asyncio.get_running_loop().call_later(rng.uniform(0, 0.2), task.cancel)
+                try:
+                    await task
+                    acknowledged += 1
+                except asyncio.CancelledError:
+                    cancelled += 1
+
+            for _ in range(10):
+                await asyncio.gather(*(write() for _ in range(40)))
+            assert acknowledged <= await client.get("n") <= acknowledged + cancelled
+            assert acknowledged > 300
+
+    with Relay(server.endpoint, lost=0.3, seed=seed) as relay:
+        asyncio.run(main(relay))
+        assert relay.dropped > 50
+
+
+def test_what_is_given_up_leaves_no_socket_open() -> None:
+    """However often nobody answers."""
+
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async def main(endpoint: str) -> None:
+        async with zkv.aio.Client(endpoint, timeout_s=0.2, resend_after_s=0.05) as client:
+            for _ in range(10):
+                asked = (client.incr(f"{n}") for n in range(20))
+                for result in await asyncio.gather(*asked, return_exceptions=True):
+                    assert isinstance(result, zkv.Timeout)
+            assert opened() < before + 40
+
+    with raw_socket(zmq.DEALER, "inproc://nowhere") as socket:
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        before = opened()
+        asyncio.run(main(f"tcp://127.0.0.1:{port}"))
+        wait_until(lambda: opened() <= before)
 
 
 def test_what_is_cancelled_before_it_could_be_sent_is_not_sent(unused: str, tmp_path: Path) -> None:
