@@ -226,8 +226,8 @@ MUTANTS: Final = (
     Mutant(
         "a fork goes on with the sockets of its parent",
         "zkv/client.py",
-        "    _life = object()\n\n\nos",
-        "    pass\n\n\nos",
+        "        if self._pid != os.getpid():",
+        "        if False:",
         ("tests/test_client.py::test_a_forked_child_goes_on_using_it",),
     ),
     Mutant(

@@ -22,17 +22,6 @@ from zkv.errors import BadRequest, CannotConnect, RequestError
 from zkv.exchange import MANY_FRAMES, Nothing, Peer, Session, Steps, exchange, not_zkv
 from zkv.store import Store
 
-_life = object()
-"""Another one in a forked process; os.getpid would be 0.3 of the 7 µs of a call."""
-
-
-def _forked() -> None:
-    global _life
-    _life = object()
-
-
-os.register_at_fork(after_in_child=_forked)
-
 
 class Client(Store):
     """A store served at an endpoint, `tcp://ADDRESS:PORT` or `ipc://PATH`, or at a URL,
@@ -72,11 +61,11 @@ class Client(Store):
     def close(self) -> None:
         """Closes the connections; a call that another thread has under way closes its own."""
         self._closed = True
-        if self._life is _life:
+        if self._pid == os.getpid():
             self._close_idle()
 
     def _request(self, op: str, fields: Fields, *, writes: bool) -> Fields:
-        if self._life is not _life:  # forked: sockets are the parent's, its threads are gone
+        if self._pid != os.getpid():  # forked: sockets are the parent's, its threads are gone
             self._start_pool()
         try:
             connection = self._idle.pop()
@@ -101,7 +90,7 @@ class Client(Store):
                 self._close_idle()
 
     def _start_pool(self) -> None:
-        self._life = _life
+        self._pid = os.getpid()
         self._context = zmq.Context()
         self._idle: list[_Connection] = []  # taken from and added to in one step, so no lock
         self._connections = 0

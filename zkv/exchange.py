@@ -91,7 +91,6 @@ def not_zkv(peer: Peer, reason: object) -> ProtocolError:
 
 MANY_FRAMES: Final = "a reply of more than one frame"
 
-
 _AS_IT_IS: Final[Fields] = {}
 _RETRY: Final[Fields] = {"retry": True}
 
@@ -134,7 +133,7 @@ def _read(peer: Peer, op: str, body: bytes, seen: int) -> Fields:
     except RequestError as error:
         _see(peer, error.details.get("revision", seen), seen)
         raise
-    except Error:
+    except Error:  # of which some are ValueErrors
         raise
     except ValueError as error:
         raise not_zkv(peer, error) from None
