@@ -129,6 +129,20 @@ def test_a_late_reply_goes_to_nobody(connect: Connect) -> None:
         assert client.get("second") == "seco"
 
 
+def test_a_connection_that_has_fallen_silent_is_replaced(connect: Connect) -> None:
+    """As when a firewall forgets it: what goes through it goes nowhere, without a sign."""
+
+    def script(received: list[Frames]) -> list[Frames]:
+        return replying()(received) if received[-1][0] != received[0][0] else []
+
+    with (
+        peer(script) as endpoint,
+        connect(endpoint, timeout_s=20, resend_after_s=0.05) as client,
+    ):
+        for _ in range(3):
+            assert client.get("k") == "good"
+
+
 # Peers that answer with something else
 
 NOT_A_REPLY = {
