@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from awaited import BOTH, Connect
 from harness import ServerProcess, serving
 from hypothesis import HealthCheck, settings
 
@@ -52,3 +54,16 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
     """A server on an empty folder."""
     with serving(tmp_path / "data") as running:
         yield running
+
+
+@pytest.fixture(params=BOTH)
+def connect(request: pytest.FixtureRequest) -> Connect:
+    """Makes a client of each kind."""
+    return BOTH[request.param]
+
+
+@pytest.fixture
+def unused() -> str:
+    """An endpoint where nothing is."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"tcp://127.0.0.1:{server.getsockname()[1]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.server
-import socket as tcp
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import msgpack
 import pytest
 import zmq
+from awaited import Connect
 from harness import ServerProcess, raw_socket, serving, wait_until
 
 import zkv
@@ -65,40 +66,33 @@ def silent(received: list[Frames]) -> list[Frames]:
     return []
 
 
-@pytest.fixture
-def unused() -> str:
-    """An endpoint where nothing is."""
-    with tcp.create_server(("127.0.0.1", 0)) as server:
-        return f"tcp://127.0.0.1:{server.getsockname()[1]}"
-
-
 # Peers that do not answer
 
 
-def test_no_reply_is_a_timeout() -> None:
-    with peer(silent) as endpoint, zkv.Client(endpoint, timeout_s=0.2) as client:
+def test_no_reply_is_a_timeout(connect: Connect) -> None:
+    with peer(silent) as endpoint, connect(endpoint, timeout_s=0.2) as client:
         with pytest.raises(zkv.Timeout) as raised:
             client.put("k", 1)
         assert isinstance(raised.value, TimeoutError)
         assert not raised.value.outcome_known
 
 
-def test_nothing_there_is_cannot_connect(unused: str) -> None:
-    with zkv.Client(unused, timeout_s=0.2) as client:
+def test_nothing_there_is_cannot_connect(connect: Connect, unused: str) -> None:
+    with connect(unused, timeout_s=0.2) as client:
         with pytest.raises(zkv.CannotConnect, match=unused) as raised:
             client.put("k", 1)
         assert isinstance(raised.value, ConnectionError)
         assert raised.value.outcome_known
 
 
-def test_something_else_there_is_cannot_connect() -> None:
+def test_something_else_there_is_cannot_connect(connect: Connect) -> None:
     with http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler
     ) as web:
         thread = threading.Thread(target=web.serve_forever, args=(0.02,))
         thread.start()
         try:
-            client = zkv.Client(f"tcp://127.0.0.1:{web.server_port}", timeout_s=0.3)
+            client = connect(f"tcp://127.0.0.1:{web.server_port}", timeout_s=0.3)
             with client, pytest.raises(zkv.CannotConnect):
                 client.ping()
         finally:
@@ -107,10 +101,10 @@ def test_something_else_there_is_cannot_connect() -> None:
 
 
 def test_a_server_may_come_up_later_and_come_back(
-    unused: str, tmp_path_factory: pytest.TempPathFactory
+    connect: Connect, unused: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     data = tmp_path_factory.mktemp("later") / "data"
-    with zkv.Client(unused, timeout_s=0.2) as client:
+    with connect(unused, timeout_s=0.2) as client:
         with pytest.raises(zkv.CannotConnect):
             client.ping()
         client.timeout_s = 5
@@ -119,7 +113,7 @@ def test_a_server_may_come_up_later_and_come_back(
                 assert client.incr("k") == expected
 
 
-def test_a_late_reply_goes_to_nobody() -> None:
+def test_a_late_reply_goes_to_nobody(connect: Connect) -> None:
     def script(received: list[Frames]) -> list[Frames]:
         if b"second" not in received[-1][-1]:
             return []
@@ -127,12 +121,26 @@ def test_a_late_reply_goes_to_nobody() -> None:
             [*frames[:-1], GOOD.replace(b"good", b"%.4s" % frames[-1][-6:])] for frames in received
         ]
 
-    with peer(script) as endpoint, zkv.Client(endpoint, timeout_s=0.3) as client:
+    with peer(script) as endpoint, connect(endpoint, timeout_s=0.3) as client:
         with pytest.raises(zkv.Timeout):
             client.get(".first")
         client.timeout_s = 5
         assert client.get("second") == "seco"
         assert client.get("second") == "seco"
+
+
+def test_a_connection_that_has_fallen_silent_is_replaced(connect: Connect) -> None:
+    """As when a firewall forgets it: what goes through it goes nowhere, without a sign."""
+
+    def script(received: list[Frames]) -> list[Frames]:
+        return replying()(received) if received[-1][0] != received[0][0] else []
+
+    with (
+        peer(script) as endpoint,
+        connect(endpoint, timeout_s=20, resend_after_s=0.05) as client,
+    ):
+        for _ in range(3):
+            assert client.get("k") == "good"
 
 
 # Peers that answer with something else
@@ -156,8 +164,8 @@ NOT_A_REPLY = {
 
 
 @pytest.mark.parametrize("body", NOT_A_REPLY.values(), ids=NOT_A_REPLY)
-def test_what_is_no_reply_is_a_protocol_error(body: bytes) -> None:
-    with peer(replying(body)) as endpoint, zkv.Client(endpoint) as client:
+def test_what_is_no_reply_is_a_protocol_error(connect: Connect, body: bytes) -> None:
+    with peer(replying(body)) as endpoint, connect(endpoint) as client:
         with pytest.raises(zkv.ProtocolError) as raised:
             client.get("k")
         assert not raised.value.outcome_known
@@ -165,31 +173,33 @@ def test_what_is_no_reply_is_a_protocol_error(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("before", [[], [OPENED]], ids=["at once", "after opening its session"])
-def test_what_is_no_reply_to_a_write_is_a_protocol_error(before: list[bytes]) -> None:
-    with peer(replying(*before, b"\xc1")) as endpoint, zkv.Client(endpoint) as client:
+def test_what_is_no_reply_to_a_write_is_a_protocol_error(
+    connect: Connect, before: list[bytes]
+) -> None:
+    with peer(replying(*before, b"\xc1")) as endpoint, connect(endpoint) as client:
         with pytest.raises(zkv.ProtocolError) as raised:
             client.put("k", 1)
         assert not raised.value.outcome_known
         assert client.get("k") == "good"
 
 
-def test_a_reply_of_two_frames_is_a_protocol_error() -> None:
+def test_a_reply_of_two_frames_is_a_protocol_error(connect: Connect) -> None:
     def script(received: list[Frames]) -> list[Frames]:
         return [[*received[-1][:-1], GOOD, *[b"more"][len(received) - 1 :]]]
 
-    with peer(script) as endpoint, zkv.Client(endpoint) as client:
+    with peer(script) as endpoint, connect(endpoint) as client:
         with pytest.raises(zkv.ProtocolError):
             client.get("k")
         assert client.get("k") == "good"
 
 
 @pytest.mark.parametrize("code", BY_CODE)
-def test_each_code_has_its_class_and_keeps_its_details(code: str) -> None:
+def test_each_code_has_its_class_and_keeps_its_details(connect: Connect, code: str) -> None:
     details = {"version": 7, "limit": 9, "more": [1]}
     reply = {"ok": False, "revision": 3, "error": code, "message": "a sentence", **details}
     with (
         peer(replying(msgpack.packb(reply))) as endpoint,
-        zkv.Client(endpoint) as client,
+        connect(endpoint) as client,
         pytest.raises(zkv.Error) as raised,
     ):
         client.get("k")
@@ -198,23 +208,23 @@ def test_each_code_has_its_class_and_keeps_its_details(code: str) -> None:
     assert details.items() <= raised.value.details.items()
 
 
-def test_a_code_of_a_newer_server_is_still_an_error() -> None:
+def test_a_code_of_a_newer_server_is_still_an_error(connect: Connect) -> None:
     failure = {"ok": False, "revision": 3, "error": "too_blue", "message": "it is too blue"}
     reply = failure | {"self": "a detail that is an argument's name"}
     with (
         peer(replying(msgpack.packb(reply))) as endpoint,
-        zkv.Client(endpoint) as client,
+        connect(endpoint) as client,
         pytest.raises(zkv.Error, match="too blue"),
     ):
         client.get("k")
 
 
-def test_a_revision_that_goes_back_is_data_lost() -> None:
+def test_a_revision_that_goes_back_is_data_lost(connect: Connect) -> None:
     newer, older = (
         msgpack.packb({"ok": True, "revision": revision, "version": 1, "value": "k"})
         for revision in (5, 4)
     )
-    with peer(replying(newer, newer, older)) as endpoint, zkv.Client(endpoint) as client:
+    with peer(replying(newer, newer, older)) as endpoint, connect(endpoint) as client:
         client.get("k")
         client.get("k")
         with pytest.raises(DataLost):
@@ -224,8 +234,8 @@ def test_a_revision_that_goes_back_is_data_lost() -> None:
 # Against a server
 
 
-def test_errors_are_also_those_of_python(server: ServerProcess) -> None:
-    with zkv.Client(server.endpoint) as client:
+def test_errors_are_also_those_of_python(connect: Connect, server: ServerProcess) -> None:
+    with connect(server.endpoint) as client:
         client.put("text", "t")
         client.put("number", 2**64 - 1)
         with pytest.raises(KeyError, match=r"^no such key: missing$"):
@@ -249,7 +259,7 @@ def test_errors_are_also_those_of_python(server: ServerProcess) -> None:
         assert client.count() == 2
 
 
-def test_threads_share_a_client(server: ServerProcess) -> None:
+def test_threads_share_a_client(connect: Connect, server: ServerProcess) -> None:
     done = []
 
     def use(writer: int) -> None:
@@ -259,42 +269,84 @@ def test_threads_share_a_client(server: ServerProcess) -> None:
             client.incr("all")
         done.append(writer)
 
-    with zkv.Client(server.endpoint) as client:
-        threads = [threading.Thread(target=use, args=(writer,)) for writer in range(8)]
+    with connect(server.endpoint) as client:
+        threads = [threading.Thread(target=use, args=(writer,)) for writer in range(16)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(done) == list(range(8))
-        assert client.get("all") == 8 * 50
+        assert sorted(done) == list(range(16))
+        assert client.get("all") == 16 * 50
 
 
 FORK = """
-import os, sys, zkv
+import os, sys, threading, zkv
+
+def use(client, number):
+    while not stopped.is_set():
+        assert client.put(f"{number}", number) and client.get(f"{number}") == number
+
+stopped = threading.Event()
 with zkv.Client(sys.argv[1]) as client:
+    threads = [threading.Thread(target=use, args=(client, n), daemon=True) for n in range(4)]
+    for thread in threads:
+        thread.start()
     client.put("parent", 1)
-    if not (child := os.fork()):
-        try:
-            client.put("child", client.get("parent") + 1)
-            client.close()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert client.get("child") == 2
+    for number in range(10):
+        if not (child := os.fork()):
+            try:
+                if number % 2:
+                    client.put("child", client.get("parent") + client.incr("children"))
+                client.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+    stopped.set()
+    for thread in threads:
+        thread.join()
+    assert (client.get("child"), client.get("children")) == (6, 5)
 """
 
 
 def test_a_forked_child_goes_on_using_it(server: ServerProcess) -> None:
+    """Or closes it, while threads of the parent use it."""
     command = [sys.executable, "-W", "ignore", "-c", FORK, server.endpoint]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_signal_handler_may_break_off_a_call() -> None:
+    """The reply that then comes is nobody's."""
+
+    class Alarm(Exception):
+        pass
+
+    def ring(*_: object) -> None:
+        raise Alarm
+
+    def script(received: list[Frames]) -> list[Frames]:
+        if len(received) == 1:
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            return []
+        return [[*frames[:-1], GOOD.replace(b"good", frames[-1][-4:])] for frames in received]
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        with peer(script) as endpoint, zkv.Client(endpoint) as client:
+            with pytest.raises(Alarm):
+                client.get("-one")
+            assert client.get("-two") == "-two"
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 # Lost replies
 
 
-def test_a_write_whose_reply_is_lost_takes_effect_once(server: ServerProcess) -> None:
+def test_a_write_whose_reply_is_lost_takes_effect_once(
+    connect: Connect, server: ServerProcess
+) -> None:
     with raw_socket(zmq.REQ, server.endpoint) as upstream:
 
         def every_other_reply(received: list[Frames]) -> list[Frames]:
@@ -304,12 +356,12 @@ def test_a_write_whose_reply_is_lost_takes_effect_once(server: ServerProcess) ->
 
         with (
             peer(every_other_reply) as endpoint,
-            zkv.Client(endpoint, resend_after_s=0.05) as client,
+            connect(endpoint, resend_after_s=0.05) as client,
         ):
             assert [client.incr("k") for _ in range(10)] == list(range(1, 11))
 
 
-def test_a_write_is_not_resent_against_the_will_of_its_caller() -> None:
+def test_a_write_is_not_resent_against_the_will_of_its_caller(connect: Connect) -> None:
     arrived: list[Frames] = []
 
     def script(received: list[Frames]) -> list[Frames]:
@@ -318,7 +370,7 @@ def test_a_write_is_not_resent_against_the_will_of_its_caller() -> None:
 
     with (
         peer(script) as endpoint,
-        zkv.Client(endpoint, timeout_s=0.5, resend_after_s=0.05, exactly_once=False) as client,
+        connect(endpoint, timeout_s=0.5, resend_after_s=0.05, exactly_once=False) as client,
     ):
         with pytest.raises(zkv.Timeout):
             client.incr("k")
@@ -328,15 +380,15 @@ def test_a_write_is_not_resent_against_the_will_of_its_caller() -> None:
 # Closing
 
 
-def test_close_needs_no_server_and_no_first_time(unused: str) -> None:
-    client = zkv.Client(unused)
+def test_close_needs_no_server_and_no_first_time(connect: Connect, unused: str) -> None:
+    client = connect(unused)
     client.close()
     client.close()
     with pytest.raises(zkv.BadRequest, match="closed"):
         client.ping()
 
 
-def test_close_leaves_a_call_under_way_its_time() -> None:
+def test_close_leaves_a_call_under_way_its_time(connect: Connect) -> None:
     raised = []
 
     def call() -> None:
@@ -352,7 +404,7 @@ def test_close_leaves_a_call_under_way_its_time() -> None:
         return []
 
     with peer(script) as endpoint:
-        client = zkv.Client(endpoint, timeout_s=0.5)
+        client = connect(endpoint, timeout_s=0.5)
         thread = threading.Thread(target=call)
         thread.start()
         assert arrived.wait(5)
@@ -362,13 +414,13 @@ def test_close_leaves_a_call_under_way_its_time() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["", "nonsense", "tcp://", "tcp://127.0.0.1", "foo://a"])
-def test_an_endpoint_that_is_none_is_refused(endpoint: str) -> None:
+def test_an_endpoint_that_is_none_is_refused(connect: Connect, endpoint: str) -> None:
     with pytest.raises(zkv.BadRequest):
-        zkv.Client(endpoint)
+        connect(endpoint)
 
 
-def test_a_client_follows_a_server_that_is_killed(server: ServerProcess) -> None:
-    with zkv.Client(server.endpoint, timeout_s=0.5) as client:
+def test_a_client_follows_a_server_that_is_killed(connect: Connect, server: ServerProcess) -> None:
+    with connect(server.endpoint, timeout_s=0.5) as client:
         client.put("k", 1)
         server.kill()
         with pytest.raises((zkv.Timeout, zkv.CannotConnect)):

@@ -165,7 +165,7 @@ def test_a_server_killed_during_a_compaction_comes_up_again(tmp_path: Path, seed
             assert {it.key: it.value for it in store.items()} == wanted
             store.put(f"kill:{kill}", kill)
             wanted[f"kill:{kill}"] = kill
-            store._read("compact", {})
+            store.compact()
             child = child_of(server)
             time.sleep(rng.uniform(0, 0.6))
             server.kill()
@@ -179,7 +179,7 @@ def test_a_compaction_ends_with_its_server(tmp_path: Path) -> None:
     data = tmp_path / "data"
     large(data)
     with serving(data) as server, zkv.Client(server.endpoint) as store:
-        store._read("compact", {})
+        store.compact()
         child = child_of(server)
         os.kill(child, signal.SIGSTOP)
         server.process.kill()

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+from awaited import Connect
 from harness import ServerProcess, wait_until
 from relay import Relay
 from wire import Wire
 
 import zkv
-from zkv import client as client_module
 from zkv.server import Server
 
 CLIENTS = 8
@@ -30,15 +30,16 @@ OPS_MAX = 100_000
 class Worker:
     """One client: it counts up, and appends tokens to lists, until it is told to stop."""
 
-    def __init__(self, name: int, endpoint: str) -> None:
+    def __init__(self, name: int, connect: Connect, endpoint: str) -> None:
         self.name = name
+        self.connect = connect
         self.endpoint = endpoint
         self.counted = 0
         self.appended: list[str] = []
         self.unresolved = ""
 
     def run(self, stop: threading.Event) -> None:
-        with zkv.Client(self.endpoint, resend_after_s=0.1, timeout_s=20) as store:
+        with self.connect(self.endpoint, resend_after_s=0.1, timeout_s=20) as store:
             try:
                 while not stop.is_set() and self.counted < OPS_MAX:
                     self.unresolved = "counter"
@@ -82,7 +83,7 @@ class Tally(NamedTuple):
         assert appended <= set(times) <= appended | set(unresolved)
 
 
-def ordeal(folder: Path, seed: int, kills: int) -> Tally:
+def ordeal(folder: Path, seed: int, kills: int, connect: Connect = zkv.Client) -> Tally:
     """Has clients work behind a bad relay while the server is killed so many times."""
     print(f"--seed {seed}")
     endpoint = f"ipc://{folder}/socket"
@@ -92,7 +93,7 @@ def ordeal(folder: Path, seed: int, kills: int) -> Tally:
         with zkv.Client(endpoint) as store:
             store.put_many({f"log-{n}": [] for n in range(LOGS)})
         with Relay(endpoint, lost=LOST, seed=seed) as relay, ThreadPoolExecutor(CLIENTS) as pool:
-            workers = [Worker(n, relay.endpoint) for n in range(CLIENTS)]
+            workers = [Worker(n, connect, relay.endpoint) for n in range(CLIENTS)]
             running = [pool.submit(worker.run, stop) for worker in workers]
             try:
                 for _ in range(kills):
@@ -113,9 +114,9 @@ def ordeal(folder: Path, seed: int, kills: int) -> Tally:
 
 
 @pytest.mark.timeout(3600)
-def test_each_write_is_done_once(tmp_path: Path, seed: int, long: bool) -> None:
+def test_each_write_is_done_once(tmp_path: Path, seed: int, long: bool, connect: Connect) -> None:
     """With 30% of the replies lost and `kill -9` every 2 s."""
-    tally = ordeal(tmp_path, seed, kills=300 if long else 4)
+    tally = ordeal(tmp_path, seed, kills=300 if long else 4, connect=connect)
     tally.check()
     assert tally.dropped > 20
     assert tally.counter > 20
@@ -126,10 +127,8 @@ def test_without_sessions_the_same_test_fails(
 ) -> None:
     """So it can: a client that resends writes without a number is found out."""
 
-    def exchange_again(connection: Any, op: str, fields: Any, deadline: float) -> Any:
-        return connection.exchange(op, fields, deadline, resend={})
-
-    monkeypatch.setattr(client_module._Connection, "exchange_once", exchange_again)
+    monkeypatch.setattr("zkv.exchange.Session.number", lambda _, fields: fields)
+    monkeypatch.setattr("zkv.exchange._RETRY", {})
     for attempt in range(5):
         folder = tmp_path / str(attempt)
         folder.mkdir()
@@ -163,14 +162,14 @@ def served(wire: Wire) -> Iterator[str]:
 
 
 def test_a_server_that_forgot_the_session_is_not_made_to_do_it_again(
-    wire: Wire, monkeypatch: pytest.MonkeyPatch
+    wire: Wire, monkeypatch: pytest.MonkeyPatch, connect: Connect
 ) -> None:
     """The caller is told that the outcome is unknown; another write is another matter."""
     monkeypatch.setattr("zkv.engines.sessions.SESSIONS_MAX", 1)
     with (
         served(wire) as endpoint,
         Relay(endpoint, lost=0, seed=0) as relay,
-        zkv.Client(relay.endpoint, resend_after_s=1, timeout_s=20) as store,
+        connect(relay.endpoint, resend_after_s=1, timeout_s=20) as store,
         ThreadPoolExecutor(1) as pool,
     ):
         assert store.incr("n") == 1

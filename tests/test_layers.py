@@ -20,9 +20,12 @@ ROWS = (
     {"engines.journal", "engines.snapshot"},
     {"engines", "engines.recovery", "engines.compaction", "engines.repair"},
     {"engines.local"},
-    {"service", "server", "backup", "block"},
+    {"service", "server", "backup", "block", "endpoint"},
+    {"plans", "exchange"},
+    {"dict_view", "dealer"},
     {"store"},
     {"client", "embedded"},
+    {"aio"},
     {""},
     {"__main__", "cli"},
 )

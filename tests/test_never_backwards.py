@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from awaited import Connect
 from harness import serving
 from wire import Wire
 
@@ -127,10 +128,10 @@ def test_what_a_kill_alone_leaves_is_all_there(tmp_path: Path) -> None:
         assert store.put("a", 10) > version
 
 
-def test_a_client_says_when_data_is_lost(tmp_path: Path) -> None:
+def test_a_client_says_when_data_is_lost(tmp_path: Path, connect: Connect) -> None:
     """It has seen a higher revision than a restored backup has: it tells both."""
     folder, endpoint = tmp_path / "data", f"ipc://{tmp_path}/socket"
-    with serving(folder, "--listen", endpoint) as server, zkv.Client(endpoint) as store:
+    with serving(folder, "--listen", endpoint) as server, connect(endpoint) as store:
         old = store.put("a", 1)
         server.stop()
         shutil.copytree(folder, tmp_path / "backup")
@@ -145,7 +146,7 @@ def test_a_client_says_when_data_is_lost(tmp_path: Path) -> None:
                 assert raised.value.details == {"revision": old, "seen": seen}
                 assert str(old) in str(raised.value)
                 assert str(seen) in str(raised.value)
-            with zkv.Client(endpoint) as another:
+            with connect(endpoint) as another:
                 assert another.get("a") == 1
 
 

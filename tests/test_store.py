@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+from awaited import Connect, connect_awaited
 from harness import serving
 
 import zkv
@@ -26,12 +28,12 @@ def embedded(folder: Path) -> Iterator[Open]:
 
 
 @contextmanager
-def remote(folder: Path) -> Iterator[Open]:
+def remote(folder: Path, connect: Connect = zkv.Client) -> Iterator[Open]:
     """All on one server, which is emptied each time."""
     with serving(folder / "data") as server:
 
         def open_() -> Store:
-            client = zkv.Client(server.endpoint)
+            client = connect(server.endpoint)
             client.clear("")
             return client
 
@@ -41,6 +43,7 @@ def remote(folder: Path) -> Iterator[Open]:
 STORES: dict[str, Callable[[Path], AbstractContextManager[Open]]] = {
     "embedded": embedded,
     "remote": remote,
+    "awaited": partial(remote, connect=connect_awaited),
 }
 """How a store of each kind is opened; it is empty then."""
 

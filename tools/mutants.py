@@ -77,9 +77,9 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a client does not say that it sends again",
-        "zkv/client.py",
-        'resend={"retry": True}',
-        "resend={}",
+        "zkv/exchange.py",
+        '= {"retry": True}',
+        "= {}",
         (
             "tests/test_exactly_once.py"
             "::test_a_server_that_forgot_the_session_is_not_made_to_do_it_again",
@@ -228,10 +228,41 @@ MUTANTS: Final = (
     ),
     Mutant(
         "a client does not see that data is lost",
-        "zkv/client.py",
-        "        if revision < seen:",
-        "        if False:",
+        "zkv/exchange.py",
+        "    if revision < seen:",
+        "    if False:",
         ("tests/test_never_backwards.py::test_a_client_says_when_data_is_lost",),
+    ),
+    Mutant(
+        "a connection that failed is used again",
+        "zkv/client.py",
+        "            if spoiled:",
+        "            if False:",
+        (
+            "tests/test_client.py::test_a_late_reply_goes_to_nobody",
+            "tests/test_client.py::test_a_signal_handler_may_break_off_a_call",
+        ),
+    ),
+    Mutant(
+        "a task gets whatever reply comes",
+        "zkv/dealer.py",
+        "self._take(frames[0].bytes)",
+        "self._take(next(iter(self._calls), b''))",
+        ("tests/test_aio.py::test_a_cancelled_call_leaves_the_others_their_replies",),
+    ),
+    Mutant(
+        "what was cancelled is sent",
+        "zkv/dealer.py",
+        "            elif call.reply.done():",
+        "            elif False:",
+        ("tests/test_aio.py::test_what_is_cancelled_before_it_could_be_sent_is_not_sent",),
+    ),
+    Mutant(
+        "a fork goes on with the sockets of its parent",
+        "zkv/client.py",
+        "        if self._pid != os.getpid():",
+        "        if False:",
+        ("tests/test_client.py::test_a_forked_child_goes_on_using_it",),
     ),
     Mutant(
         "a worker swallows an exception, and its client waits",

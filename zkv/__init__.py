@@ -5,6 +5,9 @@ with zkv.Client("tcp://127.0.0.1:5757") as store:    # served by zkv-server
 
 with zkv.open("./zkv-data") as store:                # or in this process
     store.put("user:1", {"name": "Ada"})
+
+async with zkv.aio.Client() as store:                # after `import zkv.aio`
+    await store.put("user:1", {"name": "Ada"})
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import os
 
 from zkv.block import Block
 from zkv.client import Client
+from zkv.dict_view import DictView
 from zkv.embedded import Embedded
 from zkv.engines.journal import Fsync
 from zkv.errors import (
@@ -38,7 +42,8 @@ from zkv.errors import (
     UnknownOp,
     WrongType,
 )
-from zkv.store import Item, Page, Store
+from zkv.plans import Item, Page
+from zkv.store import Store
 
 __version__ = "0.1.0"
 
@@ -50,7 +55,7 @@ def open(folder: str | os.PathLike[str], *, fsync: Fsync = "always") -> Embedded
 
 __all__ = [
     "BadRequest", "Block", "CannotConnect", "Client", "ClientError", "Conflict", "DataLost",
-    "Embedded", "Error", "Internal", "Item", "NoSpace", "NotFound", "Overflow", "Page",
+    "DictView", "Embedded", "Error", "Internal", "Item", "NoSpace", "NotFound", "Overflow", "Page",
     "ProtocolError", "RequestError", "ServerError", "SessionLost", "Stale", "StartError",
     "Store", "Timeout", "TooLarge", "Unavailable", "UnknownOp", "WrongType", "open",
 ]  # fmt: skip

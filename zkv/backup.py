@@ -5,6 +5,7 @@ A snapshot file never changes, so parts that are fetched one after the other fit
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,14 @@ Read = Callable[[str, dict[str, Any]], dict[str, Any]]
 _POLL_S = 0.05
 
 
-def backup(read: Read, folder: Path, timeout_s: float) -> int:
-    """Makes the folder, with a snapshot of now in it; returns its revision.
+def backup(read: Read, folder: str | os.PathLike[str], *, timeout_s: float = 600) -> int:
+    """Makes a new folder of the data at one revision, which is returned.
 
-    Raises BadRequest if the folder cannot be made, Timeout or ServerError if no snapshot
-    comes about, and Damaged if the copy does not read well.
+    A server can serve it, and `zkv.open` can open it. The store serves meanwhile. Raises
+    BadRequest if the folder cannot be made, Timeout or ServerError if no snapshot comes
+    about, and Damaged if the copy does not read well.
     """
+    folder = Path(folder)
     try:
         folder.mkdir(mode=0o700, parents=True)
     except OSError as error:

@@ -5,22 +5,33 @@ Also the fields of requests that can be made both in a block and by themselves.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 from zkv.errors import Conflict
 from zkv.requests import ABSENT, OPS
 
+T = TypeVar("T")
+
 Number = int | float
 Fields = dict[str, Any]
 
-_READS: Final = frozenset(name for name, op in OPS.items() if not op.writes)
+READS: Final = False
+WRITES: Final = True
+
+Plan = Generator[tuple[str, Fields, bool], Fields, T]
+"""Asks for requests (op, fields, READS or WRITES), is sent the fields of each reply, or has
+its error thrown in, and returns what a method does. Who carries the requests runs it.
+"""
+
+_READ_OPS: Final = frozenset(name for name, op in OPS.items() if not op.writes)
 
 
-class Request(Protocol):
-    """Carries out a request; returns the reply's fields or raises its error."""
+class Run(Protocol):
+    """Carries out what a plan asks for."""
 
-    def __call__(self, op: str, fields: Fields, *, writes: bool) -> Fields: ...
+    def __call__(self, plan: Plan[T], /) -> T: ...
 
 
 class Ops:
@@ -56,7 +67,43 @@ class Ops:
         self._ops.append({"op": "count", "prefix": prefix})
 
 
-class Block(Ops):
+class Txn(Ops):
+    """Requests and checks that become one request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.otherwise = Ops()
+        self.success = False
+        self.results: list[Fields] = []
+        self.revision = 0
+        self._checks: list[Fields] = []
+
+    def check(
+        self,
+        key: str,
+        *,
+        version: int | None = None,
+        exists: bool | None = None,
+        value: Any = ABSENT,
+    ) -> None:
+        """Adds a condition; all of all checks must hold."""
+        self._checks.append({"key": key, **condition_fields(version, exists, value)})
+
+    def commit(self) -> Plan[Self]:
+        """Sends it, and is then what has its results."""
+        fields: Fields = {"then": self._ops}
+        if self._checks:
+            fields |= {"if": self._checks, "else": self.otherwise._ops}
+        writes = not all(op["op"] in _READ_OPS for op in self._ops + self.otherwise._ops)
+        reply = yield "txn", fields, writes
+        self.success, self.results = reply["success"], reply["results"]
+        self.revision = reply["revision"]
+        if not self.success and not self.otherwise._ops:
+            raise Conflict("a check of the transaction does not hold; nothing was done")
+        return self
+
+
+class Block(Txn):
     """Requests that are sent when the block ends, and done as one revision.
 
         with store.transaction() as block:
@@ -71,25 +118,9 @@ class Block(Ops):
     sends nothing.
     """
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, run: Run) -> None:
         super().__init__()
-        self.otherwise = Ops()
-        self.success = False
-        self.results: list[Fields] = []
-        self.revision = 0
-        self._request = request
-        self._checks: list[Fields] = []
-
-    def check(
-        self,
-        key: str,
-        *,
-        version: int | None = None,
-        exists: bool | None = None,
-        value: Any = ABSENT,
-    ) -> None:
-        """Adds a condition; all of all checks must hold."""
-        self._checks.append({"key": key, **condition_fields(version, exists, value)})
+        self._run = run
 
     def __enter__(self) -> Self:
         return self
@@ -100,17 +131,8 @@ class Block(Ops):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if error is not None:
-            return
-        fields: Fields = {"then": self._ops}
-        if self._checks:
-            fields |= {"if": self._checks, "else": self.otherwise._ops}
-        writes = not all(op["op"] in _READS for op in self._ops + self.otherwise._ops)
-        reply = self._request("txn", fields, writes=writes)
-        self.success, self.results = reply["success"], reply["results"]
-        self.revision = reply["revision"]
-        if not self.success and not self.otherwise._ops:
-            raise Conflict("a check of the transaction does not hold; nothing was done")
+        if error is None:
+            self._run(self.commit())
 
 
 def put_fields(key: str, value: Any, ttl: float | None, keep_ttl: bool = False) -> Fields:

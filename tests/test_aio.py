@@ -1,0 +1,283 @@
+"""What is special to zkv.aio.Client. That it is a client like the other is tested where the
+other is: test_client, test_store, test_exactly_once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import random
+import subprocess
+import sys
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import zmq
+from harness import ServerProcess, raw_socket, serving, wait_until
+from relay import Relay
+
+import zkv
+import zkv.aio
+
+PUBLIC = [name for name in dir(zkv.Client) if not name.startswith("_")]
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    """With the same arguments and the same help; but for the view as a dict."""
+    assert {*PUBLIC} - {*dir(zkv.aio.Client)} == {"as_dict"}
+    for name in PUBLIC:
+        if name in ("as_dict", "close", "transaction"):
+            continue
+        one, other = getattr(zkv.Client, name), getattr(zkv.aio.Client, name)
+        assert inspect.getdoc(one) == inspect.getdoc(other)
+        signatures = [inspect.signature(method) for method in (one, other)]
+        assert signatures[0].parameters == signatures[1].parameters
+        assert inspect.iscoroutinefunction(other) or inspect.isasyncgenfunction(other)
+    signature = inspect.signature(zkv.Client.get)
+    assert str(signature) == "(self, /, key: 'str', default: 'Any' = RAISE) -> 'Any'"
+    assert str(inspect.signature(zkv.Client.keys)).endswith("-> 'Iterator[str]'")
+    assert str(inspect.signature(zkv.aio.Client.items)).endswith("-> 'AsyncIterator[Item]'")
+    assert str(inspect.signature(zkv.Client.backup)).startswith("(self, /, folder:")
+
+
+def test_many_tasks_share_a_client(server: ServerProcess) -> None:
+    """More than one connection may have under way."""
+
+    async def use(client: zkv.aio.Client, task: int) -> None:
+        await client.put(f"{task}", task)
+        await client.incr("all")
+        assert await client.get(f"{task}") == task
+
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint, timeout_s=60) as client:
+            await asyncio.gather(*(use(client, task) for task in range(500)))
+            assert await client.get("all") == 500
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("exactly_once", [True, False])
+def test_a_cancelled_call_leaves_the_others_their_replies(
+    server: ServerProcess, seed: int, exactly_once: bool
+) -> None:
+    """Hundreds are cancelled at random moments; each that is not gets what it asked for."""
+    rng = random.Random(seed)
+    cancelled = 0
+
+    async def ask(client: zkv.aio.Client, n: int) -> None:
+        choice = rng.randrange(4)
+        if choice == 0:
+            assert await client.get(f"k{n % 100}") == n % 100
+        elif choice == 1:
+            assert (await client.get_many([f"k{n % 100}", f"k{(n + 1) % 100}"])) == {
+                f"k{n % 100}": n % 100, f"k{(n + 1) % 100}": (n + 1) % 100,
+            }  # fmt: skip
+        elif choice == 2:
+            await client.put(f"own{n}", n)
+            assert await client.get(f"own{n}") == n
+        else:
+            assert await anext(client.keys(f"k{n % 100}")) == f"k{n % 100}"
+
+    async def main() -> None:
+        nonlocal cancelled
+        async with zkv.aio.Client(
+            server.endpoint, timeout_s=60, resend_after_s=0.02, exactly_once=exactly_once
+        ) as client:
+            await client.put_many({f"k{n}": n for n in range(100)})
+            for _ in range(40):
+                tasks = [asyncio.create_task(ask(client, rng.randrange(1000))) for _ in range(40)]
+                for task in rng.sample(tasks, 20):
+                    asyncio.get_running_loop().call_later(rng.uniform(0, 0.02), task.cancel)
+                for result in await asyncio.gather(*tasks, return_exceptions=True):
+                    if isinstance(result, asyncio.CancelledError):
+                        cancelled += 1
+                    elif result is not None:
+                        raise result
+            counts = [await client.incr("after") for _ in range(20)]
+            assert counts == list(range(1, 21))
+
+    asyncio.run(main())
+    assert cancelled > 100
+
+
+def test_a_cancelled_write_is_done_once_or_not_at_all(server: ServerProcess, seed: int) -> None:
+    rng = random.Random(seed)
+
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint, timeout_s=60) as client:
+            acknowledged = cancelled = 0
+            for _ in range(300):
+                task = asyncio.create_task(client.incr("n"))
+                asyncio.get_running_loop().call_later(rng.uniform(0, 0.002), task.cancel)
+                with suppress(asyncio.CancelledError):
+                    await task
+                acknowledged += not task.cancelled()
+                cancelled += task.cancelled()
+            number = await client.get("n", 0)
+            assert acknowledged <= number <= acknowledged + cancelled
+            assert cancelled > 20
+
+    asyncio.run(main())
+
+
+def test_each_write_of_many_tasks_is_done_once(server: ServerProcess, seed: int) -> None:
+    """With 30% of the replies lost, and some calls cancelled."""
+    rng = random.Random(seed)
+
+    async def main(relay: Relay) -> None:
+        async with zkv.aio.Client(relay.endpoint, timeout_s=60, resend_after_s=0.1) as client:
+            acknowledged = cancelled = 0
+
+            async def write() -> None:
+                nonlocal acknowledged, cancelled
+                task = asyncio.create_task(client.incr("n"))
+                if rng.random() < 0.1:
+                    asyncio.get_running_loop().call_later(rng.uniform(0, 0.2), task.cancel)
+                try:
+                    await task
+                    acknowledged += 1
+                except asyncio.CancelledError:
+                    cancelled += 1
+
+            for _ in range(10):
+                await asyncio.gather(*(write() for _ in range(40)))
+            assert acknowledged <= await client.get("n") <= acknowledged + cancelled
+            assert acknowledged > 300
+
+    with Relay(server.endpoint, lost=0.3, seed=seed) as relay:
+        asyncio.run(main(relay))
+        assert relay.dropped > 50
+
+
+def test_what_is_given_up_leaves_no_socket_open() -> None:
+    """However often nobody answers."""
+
+    def opened() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    async def main(endpoint: str) -> None:
+        async with zkv.aio.Client(endpoint, timeout_s=0.2, resend_after_s=0.05) as client:
+            for _ in range(10):
+                asked = (client.incr(f"{n}") for n in range(20))
+                for result in await asyncio.gather(*asked, return_exceptions=True):
+                    assert isinstance(result, zkv.Timeout)
+            assert opened() < before + 40
+
+    with raw_socket(zmq.DEALER, "inproc://nowhere") as socket:
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        before = opened()
+        asyncio.run(main(f"tcp://127.0.0.1:{port}"))
+        wait_until(lambda: opened() <= before)
+
+
+def test_what_is_cancelled_before_it_could_be_sent_is_not_sent(unused: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with zkv.aio.Client(unused, timeout_s=60, exactly_once=False) as client:
+            task = asyncio.create_task(client.put("k", "cancelled"))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            with serving(tmp_path / "data", "--listen", unused):
+                for _ in range(20):  # one after another: what was sent before has long been done
+                    assert await client.count() == 0
+
+    asyncio.run(main())
+
+
+def test_a_client_is_for_one_event_loop(server: ServerProcess) -> None:
+    """And says so; it can be closed when that loop has ended."""
+    client = zkv.aio.Client(server.endpoint)
+    with asyncio.Runner() as runner:
+        runner.run(client.put("k", 1))
+        with pytest.raises(zkv.BadRequest, match="another event loop"):
+            asyncio.run(client.get("k"))
+        with pytest.raises(zkv.BadRequest, match="another event loop"):
+            asyncio.run(client.close())
+        assert runner.run(client.get("k")) == 1
+    with pytest.raises(zkv.BadRequest, match="another event loop"):
+        asyncio.run(client.get("k"))
+    asyncio.run(client.close())
+
+
+def test_an_exception_inside_a_block_sends_nothing(server: ServerProcess) -> None:
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint) as client:
+            block = client.transaction()
+            block.put("k", 1)
+            with pytest.raises(ZeroDivisionError):
+                async with block:
+                    raise ZeroDivisionError
+            assert await client.count() == 0
+            with pytest.raises(TypeError), client.transaction():  # type: ignore[attr-defined]
+                pass
+
+    asyncio.run(main())
+
+
+def test_a_backup_that_is_cancelled_ends(server: ServerProcess, tmp_path: Path) -> None:
+    """So that the program can."""
+
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint) as client:
+            await client.put("k", 1)
+            task = asyncio.create_task(client.backup(tmp_path / "copy"))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await client.get("k") == 1
+
+    asyncio.run(main())
+
+
+FORK = """
+import asyncio, os, sys, zkv.aio
+
+async def child(client):
+    await client.put("child", await client.get("parent") + 1)
+    await client.close()
+
+async def parent(client):
+    await client.put("parent", 1)
+    if not (pid := os.fork()):
+        try:
+            asyncio.run(child(client))
+            os._exit(0)
+        except BaseException:
+            import traceback; traceback.print_exc()
+        finally:
+            os._exit(1)
+    assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == 0
+    assert await client.get("child") == 2
+    assert await client.incr("parent") == 2
+    await client.close()
+
+asyncio.run(parent(zkv.aio.Client(sys.argv[1])))
+"""
+
+
+def test_a_forked_child_goes_on_using_it(server: ServerProcess) -> None:
+    """In a loop of its own, while the parent goes on in its."""
+    command = [sys.executable, "-W", "ignore", "-c", FORK, server.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_pages_of_a_listing_are_fetched_as_they_are_needed(server: ServerProcess) -> None:
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint) as client:
+            for start in range(0, 3000, 1000):
+                await client.put_many({f"{n:04}": n for n in range(start, start + 1000)})
+            seen = []
+            async for key, *_ in client.items():
+                seen.append(key)
+                if len(seen) == 1:
+                    assert await client.clear("2") == 1000
+            assert len(seen) == 2000
+            assert all(one < other for one, other in pairwise(seen))
+
+    asyncio.run(main())

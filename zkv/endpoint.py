@@ -1,0 +1,146 @@
+"""Where a server is: an endpoint of ZeroMQ, or a URL.
+
+    tcp://ADDRESS:PORT    ipc://PATH    zkv://HOST[:PORT][?timeout=SECONDS&resend_after=SECONDS]
+
+The one reader of what a user writes; no ZeroMQ socket may live here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl, urlsplit
+
+from zkv.errors import BadRequest
+
+DEFAULT_PORT: Final = 5757
+DEFAULT_ENDPOINT: Final = f"tcp://127.0.0.1:{DEFAULT_PORT}"
+DEFAULT_TIMEOUT_S: Final = 5.0
+DEFAULT_RESEND_AFTER_S: Final = 1.0
+VARIABLE: Final = "ZKV_ENDPOINT"
+"""The environment variable with the endpoint of those who name none."""
+
+SECONDS_MAX: Final = 2_000_000
+"""23 days: ZeroMQ counts milliseconds in 31 bits."""
+
+_SCHEME: Final = "zkv://"
+_PROBE_S: Final = 0.2
+
+
+class Endpoint(NamedTuple):
+    """What a client needs to know to ask a server."""
+
+    address: str
+    """As ZeroMQ takes it."""
+    timeout_s: float = DEFAULT_TIMEOUT_S
+    resend_after_s: float = DEFAULT_RESEND_AFTER_S
+
+
+def find(
+    given: str | None, timeout_s: float | None = None, resend_after_s: float | None = None
+) -> Endpoint:
+    """The endpoint that was given, or that of $ZKV_ENDPOINT, or else the default.
+
+    Seconds that are given as numbers win over those of a URL. Raises BadRequest.
+    """
+    if given is not None:
+        found = parse(given)
+    elif named := os.environ.get(VARIABLE):
+        try:
+            found = parse(named)
+        except BadRequest as error:
+            raise BadRequest(f"${VARIABLE}: {error}", **error.details) from None
+    else:
+        found = Endpoint(DEFAULT_ENDPOINT)
+    if timeout_s is not None:
+        found = found._replace(timeout_s=_checked("timeout_s", timeout_s, timeout_s))
+    if resend_after_s is not None:
+        checked = _checked("resend_after_s", resend_after_s, resend_after_s, most=math.inf)
+        found = found._replace(resend_after_s=checked)
+    return found
+
+
+def parse(text: str) -> Endpoint:
+    """An endpoint or a URL; raises BadRequest, with the `field` of the URL that is wrong.
+
+    Whether ZeroMQ takes an endpoint that is no zkv:// URL is left to ZeroMQ.
+    """
+    if type(text) is not str:
+        raise BadRequest(f"an endpoint must be a str, not {text!r}", field="endpoint")
+    if not text.startswith(_SCHEME):
+        return Endpoint(text)
+    try:
+        url = urlsplit(text)
+        host, port = url.hostname, url.port
+    except ValueError as error:
+        raise _refusal(text, "port" if "ort" in str(error) else "host", str(error)) from None
+    if not host:
+        raise _refusal(text, "host", "it names no host")
+    if port == 0:
+        raise _refusal(text, "port", "a port is 1 to 65535")
+    if url.username is not None or url.path not in ("", "/") or url.fragment:
+        raise _refusal(text, "path", "only a host, a port and a query may stand there")
+    host = f"[{host}]" if ":" in host else host
+    return Endpoint(f"tcp://{host}:{port or DEFAULT_PORT}", **_seconds(text, url.query))
+
+
+def unreachable(address: str) -> str:
+    """Why no request could be sent there, as far as a look at the address tells."""
+    listens = _listens(address)
+    if listens is None:
+        return f"nothing at {address} speaks ZeroMQ; nothing was sent"
+    if listens:
+        return f"something listens at {address}, but it is no zkv server; nothing was sent"
+    return f"nothing listens at {address}, and nothing was sent: is zkv-server running there?"
+
+
+def _seconds(text: str, query: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for name, given in parse_qsl(query, keep_blank_values=True):
+        if name not in ("timeout", "resend_after"):
+            raise _refusal(text, name, f"unknown field {name!r}; there are timeout, resend_after")
+        if f"{name}_s" in found:
+            raise _refusal(text, name, f"{name} comes twice")
+        try:
+            number = float(given)
+        except ValueError:
+            number = math.nan
+        found[f"{name}_s"] = _checked(name, number, given)
+    return found
+
+
+def _checked(name: str, seconds: float, given: object, most: float = SECONDS_MAX) -> float:
+    if isinstance(seconds, int | float) and seconds is not True and 0 < seconds <= most:
+        return seconds
+    limit = f" and at most {SECONDS_MAX}" if most == SECONDS_MAX else ""
+    raise BadRequest(f"{name} must be seconds, more than 0{limit}, not {given!r}", field=name)
+
+
+def _refusal(text: str, field: str, reason: str) -> BadRequest:
+    return BadRequest(f"cannot use the endpoint {text!r}: {reason}", field=field)
+
+
+def _listens(address: str) -> bool | None:
+    """Whether a plain connection is taken there; None if that is not known soon.
+
+    A name other than localhost is not looked up: that could take longer than any timeout.
+    """
+    scheme, _, place = address.partition("://")
+    try:
+        if scheme == "ipc":
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(_PROBE_S)
+                probe.connect(place)
+            return True
+        host, _, port = place.rpartition(":")
+        host = host.strip("[]")
+        if host != "localhost":
+            socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)
+        socket.create_connection((host, int(port)), _PROBE_S).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except (OSError, ValueError):
+        return None
+    return True

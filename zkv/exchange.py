@@ -1,0 +1,155 @@
+"""One request on its way to a server: when it is sent again, when it is given up, and what
+its reply means.
+
+Both clients carry requests by these steps, so what they promise is the same. A step is a body
+to be sent and how long to wait; it is answered with the body of the reply, or with why there
+is none. No socket may live here.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import secrets
+import time
+from collections.abc import Generator
+from typing import Final, Protocol
+
+from zkv import protocol
+from zkv.block import Fields
+from zkv.errors import CannotConnect, DataLost, Error, ProtocolError, RequestError, Timeout
+from zkv.requests import OPS
+
+
+class Nothing(enum.Enum):
+    """Why there is no reply: none came in time, or the request could not be sent in time."""
+
+    CAME = enum.auto()
+    SENT = enum.auto()
+
+
+Steps = Generator[tuple[bytes, float], bytes | Nothing, Fields]
+"""Bodies, each with the seconds to wait for its reply; in the end the fields of the reply.
+
+A body must not be sent later than its seconds allow. A reply to one that was sent before
+must not be given for it.
+"""
+
+
+class Peer(Protocol):
+    """The server as a client knows it."""
+
+    endpoint: str
+    timeout_s: float
+    resend_after_s: float
+    exactly_once: bool
+    revision_seen: int
+    """The highest that a reply was true of."""
+
+
+class Session:
+    """Numbers writes, one at a time. After a failure other than a RequestError it is done with.
+
+    A resent first request of an unknown session is refused, as it may have run before. So a
+    session is opened by a request without effect, and then is known.
+    """
+
+    __slots__ = ("_name", "_seq", "is_open")
+
+    def __init__(self) -> None:
+        self._name = secrets.token_urlsafe(12)
+        self._seq = 0
+        self.is_open = False
+
+    def number(self, fields: Fields) -> Fields:
+        """The fields of a write with those that make it happen once."""
+        self._seq += 1
+        return {**fields, "session": self._name, "seq": self._seq}
+
+
+def exchange(peer: Peer, session: Session, op: str, fields: Fields, *, writes: bool) -> Steps:
+    """The steps of a request; they end with its reply, or raise its error.
+
+    Or they raise Timeout, CannotConnect, ProtocolError, or DataLost.
+    """
+    deadline = time.monotonic() + peer.timeout_s
+    if not writes:
+        return _carry(peer, op, fields, _AS_IT_IS, deadline)
+    if not peer.exactly_once:
+        return _carry(peer, op, fields, None, deadline)
+    if session.is_open:
+        return _carry(peer, op, session.number(fields), _RETRY, deadline)
+    return _carry_first(peer, session, op, fields, deadline)
+
+
+def not_zkv(peer: Peer, reason: object) -> ProtocolError:
+    """The error of a peer that has answered with something else than a reply."""
+    return ProtocolError(
+        f"{peer.endpoint} does not answer as zkv does ({reason}): is a zkv server there?"
+    )
+
+
+MANY_FRAMES: Final = "a reply of more than one frame"
+
+_AS_IT_IS: Final[Fields] = {}
+_RETRY: Final[Fields] = {"retry": True}
+
+
+def _carry_first(peer: Peer, session: Session, op: str, fields: Fields, deadline: float) -> Steps:
+    """The first write of a session."""
+    yield from _carry(peer, "txn", session.number({"then": []}), _AS_IT_IS, deadline)
+    session.is_open = True
+    return (yield from _carry(peer, op, session.number(fields), _RETRY, deadline))
+
+
+def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline: float) -> Steps:
+    """`resend` is what a request has more when it is sent again; None: it must not be."""
+    seen = peer.revision_seen
+    body = protocol.encode_request(op, fields)
+    left_s = deadline - time.monotonic()
+    wait_s = left_s if resend is None else min(peer.resend_after_s, left_s)
+    sent = False
+    while True:
+        answer = yield body, wait_s
+        if type(answer) is bytes:
+            return _read(peer, op, answer, seen)
+        left_s = deadline - time.monotonic()
+        if answer is Nothing.CAME:
+            if left_s <= 0 or resend is None:
+                break
+            body, sent = protocol.encode_request(op, {**fields, **resend}), True
+        elif left_s <= 0:
+            break
+        wait_s = min(left_s, 2 * wait_s * random.uniform(0.75, 1.25))
+    if sent or answer is Nothing.CAME:
+        waited = f"no reply from {peer.endpoint} within {peer.timeout_s:g} s"
+        raise Timeout(f"{waited}; outcome unknown")
+    raise CannotConnect(f"no ZeroMQ server answers at {peer.endpoint}; nothing was sent")
+
+
+def _read(peer: Peer, op: str, body: bytes, seen: int) -> Fields:
+    try:
+        reply = protocol.decode_reply(body)
+    except RequestError as error:
+        _see(peer, error.details.get("revision", seen), seen)
+        raise
+    except Error:  # of which some are ValueErrors
+        raise
+    except ValueError as error:
+        raise not_zkv(peer, error) from None
+    if missing := OPS[op].always.difference(reply):
+        raise not_zkv(peer, f"a reply to {op} lacks {', '.join(sorted(missing))}")
+    _see(peer, reply["revision"], seen)
+    return reply
+
+
+def _see(peer: Peer, revision: int, seen: int) -> None:
+    """Raises DataLost for a reply that is older than what was seen before the request."""
+    if revision < seen:
+        raise DataLost(
+            f"the server is at revision {revision}, but had acknowledged {seen}",
+            revision=revision,
+            seen=seen,
+        )
+    if revision > peer.revision_seen:
+        peer.revision_seen = revision
