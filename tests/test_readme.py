@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -47,7 +48,14 @@ def test_the_python_example_does_what_its_comments_say(examples: dict[str, Any])
     assert store.get("user:1") == {"name": "Ada", "photo": b"\x89PNG"}
     assert list(store.keys("job")) == ["job:1", "jobs:done"]
     assert store.get("job:1") == "done"
+    assert list(examples["users"]) == ["1", "2", "3"]
     store.close()
+
+
+def test_the_asyncio_example_awaits_the_same_methods(examples: dict[str, Any]) -> None:
+    assert asyncio.run(examples["main"]()) == ["user:1", "user:2", "user:3", "user:4"]
+    assert examples["store"].get("visits") == 1
+    examples["store"].close()
 
 
 def test_a_fencing_token_lets_only_the_holder_write(examples: dict[str, Any]) -> None:
