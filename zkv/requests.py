@@ -36,6 +36,9 @@ from zkv.fields import (
 )
 
 SESSION_BYTES_MAX: Final = 64
+ANY_ERRORS: Final = ("bad_request", "too_large", "unavailable", "internal")
+"""Codes that any request may fail with."""
+SESSION_ERRORS: Final = ("stale", "session_lost")
 ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
 """Stands for a field that was not given, since nil is a value."""
 
@@ -78,6 +81,8 @@ class Op:
     """Fields of which at most one may be given."""
     sometimes: tuple[str, ...] = ()
     """Fields that a successful reply may lack."""
+    errors: tuple[str, ...] = ()
+    """Codes of its own, besides ANY_ERRORS and, of a write in a session, SESSION_ERRORS."""
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a request with these fields; raises BadRequest or TooLarge."""
@@ -192,6 +197,7 @@ OPS: Final[dict[str, Op]] = {
             "offset": Field("int", check_version, "where the part begins", default=0),
         },
         {"data": "bin", "bytes": "the size of the file"},
+        errors=("not_found",),
     ),
     "get": Op(
         "the value of a key",
@@ -203,6 +209,7 @@ OPS: Final[dict[str, Op]] = {
         },
         {"value": "as it was put", "version": _VERSION, "ttl": "seconds left, if it expires"},
         sometimes=("ttl",),
+        errors=("not_found",),
     ),
     "put": Op(
         "stores a value under a key, whether or not it was there",
@@ -218,6 +225,7 @@ OPS: Final[dict[str, Op]] = {
         writes=True,
         exclusive=("ttl", "keep_ttl"),
         sometimes=("old",),
+        errors=("conflict", "no_space"),
     ),
     "delete": Op(
         "removes a key",
@@ -225,6 +233,7 @@ OPS: Final[dict[str, Op]] = {
         {"version": "the version that was removed", "old": "what was there, if return_old"},
         writes=True,
         sometimes=("old",),
+        errors=("conflict", "not_found"),
     ),
     "incr": Op(
         "adds to a number",
@@ -236,6 +245,7 @@ OPS: Final[dict[str, Op]] = {
         },
         {"value": "after adding", "version": _VERSION},
         writes=True,
+        errors=("conflict", "wrong_type", "overflow", "no_space"),
     ),
     "expire": Op(
         "sets when a key expires",
@@ -246,6 +256,7 @@ OPS: Final[dict[str, Op]] = {
         },
         {"version": _VERSION},
         writes=True,
+        errors=("conflict", "not_found", "no_space"),
     ),
     "list": Op(
         "keys in order, a page at a time",
@@ -276,5 +287,6 @@ OPS: Final[dict[str, Op]] = {
         },
         {"success": "whether the conditions held", "results": "the fields of each op's reply"},
         writes=True,
+        errors=("conflict", "not_found", "wrong_type", "overflow", "no_space"),
     ),
 }
