@@ -11,16 +11,16 @@ import sys
 from collections.abc import Sequence
 
 from zkv import Client
-from zkv.cli import arguments, exits, script
-from zkv.cli.parser import parser
+from zkv.cli import arguments, exits
+from zkv.cli.parser import parse, parser
 from zkv.errors import BadRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what the command line says and returns its exit code; a usage error exits with 2."""
     given = sys.argv[1:] if argv is None else argv
-    command_line = parser()
-    args = command_line.parse_args(given, arguments.defaults(sys.stdin.buffer))
+    command_line = parser(needed=given)
+    args = parse(command_line, given, arguments.defaults(sys.stdin.buffer))
     _check(command_line, [*given, args.endpoint], args)
     try:
         client = Client(args.endpoint, timeout_s=args.timeout)
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return exits.code_of(lambda: arguments.COMMANDS[args.command].run(client, args))
         if sys.stdin.isatty() and sys.stdout.isatty():
             return _shell(client, args)
+        from zkv.cli import script
+
         return script.run(client, args)
 
 

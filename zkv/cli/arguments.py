@@ -101,10 +101,9 @@ COMMANDS: Final[dict[str, Command]] = {
             "key": _KEY,
             "value": {
                 "metavar": "VALUE",
-                "nargs": "?",
                 "help": "JSON, or else text; - reads all of standard input",
             },
-            "-x": {**_FLAG, "dest": "from_stdin", "help": "VALUE is all of standard input"},
+            "-x": {**_FLAG, "help": "VALUE is -, as in redis-cli"},
             "--text": {**_FLAG, "help": "VALUE is text even if it is JSON"},
             "--bytes": {**_FLAG, "help": "VALUE is bytes, stored as they are"},
             "--ttl": {"metavar": "SECONDS", "type": _number, "help": "until the key expires"},

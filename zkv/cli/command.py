@@ -19,8 +19,7 @@ Settings = Mapping[str, Any]
 class Command(NamedTuple):
     """What runs, one line about it, and its arguments by name.
 
-    Of the arguments in one tuple of `either` only one may be given, and one must be if a
-    positional argument is among them.
+    Of the arguments in one tuple of `either` only one may be given.
     """
 
     run: Callable[[Store, argparse.Namespace], None]

@@ -108,10 +108,7 @@ def standard_input(args: Arguments) -> BinaryIO:
 
 def _value(args: Arguments) -> Any:
     """The value to put, from the command line or from stdin."""
-    if args.from_stdin or args.value == "-":
-        given = standard_input(args).read()
-    else:
-        given = args.value.encode()
+    given = standard_input(args).read() if args.value == "-" else args.value.encode()
     if args.bytes:
         return given
     try:

@@ -95,6 +95,7 @@ _READ: Final = """
       [[ $option == --endpoint ]] && server+=(--endpoint "$word")
       option=""
     elif [[ $word == -* ]]; then
+      [[ $word == --endpoint=* ]] && server+=("$word")
       case "$command:$word" in @VALUED@) option=$word ;; esac
     elif [[ -z $command ]]; then
       command=$word

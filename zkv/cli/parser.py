@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final
 
 from zkv.cli.arguments import COMMANDS, COMMON
@@ -21,9 +21,12 @@ EPILOG: Final = (
 )
 
 
-def parser(prog: str = PROG, *, required: bool = False) -> argparse.ArgumentParser:
+def parser(
+    prog: str = PROG, *, required: bool = False, needed: Container[str] = COMMANDS
+) -> argparse.ArgumentParser:
     """The parser of the whole command line; `command` is then a key of COMMANDS, or None.
 
+    Of the commands only those that are `needed` have their arguments: all take 6 ms to make.
     It is to be handed `arguments.defaults`: the options of COMMON have none of their own, so
     that they may stand before the command and behind it.
     """
@@ -41,9 +44,24 @@ def parser(prog: str = PROG, *, required: bool = False) -> argparse.ArgumentPars
             description=f"{command.about[0].upper()}{command.about[1:]}.",
             allow_abbrev=False,
         )
-        _add(word, command.arguments, command)
-        _add(word, COMMON)
+        if name in needed:
+            _add(word, command.arguments, command)
+            _add(word, COMMON)
     return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser, words: Sequence[str], given: argparse.Namespace
+) -> argparse.Namespace:
+    """The arguments in some words, on top of those that are given.
+
+    -x stands for a last argument that is -, which is standard input. argparse cannot do this:
+    a positional argument that may be left out takes no word behind an option.
+    """
+    end = words.index("--") if "--" in words else len(words)
+    if "-x" in words[:end]:
+        words = [word for at, word in enumerate(words) if word != "-x" or at > end] + ["-"]
+    return parser.parse_args(words, given)
 
 
 def _add(
@@ -53,8 +71,8 @@ def _add(
 ) -> None:
     groups: dict[str, Any] = {}
     for names in command.either if command else ():
-        required = any(not name.startswith("-") for name in names)
-        groups |= dict.fromkeys(names, parser.add_mutually_exclusive_group(required=required))
+        if all(name.startswith("-") for name in names):
+            groups |= dict.fromkeys(names, parser.add_mutually_exclusive_group())
     for name, settings in arguments.items():
         instead = {} if command else {"default": argparse.SUPPRESS}
         groups.get(name, parser).add_argument(*name.split(), **{**settings, **instead})

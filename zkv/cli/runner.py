@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from zkv import Client
 from zkv.cli import exits
 from zkv.cli.arguments import COMMANDS
-from zkv.cli.parser import parser
+from zkv.cli.parser import parse, parser
 
 
 class Runner:
@@ -31,7 +31,7 @@ class Runner:
         return exits.code_of(lambda: self._run(words), where)
 
     def _run(self, words: Sequence[str]) -> None:
-        args = self._parser.parse_args(words, copy.copy(self._given))
+        args = parse(self._parser, words, copy.copy(self._given))
         command = COMMANDS[args.command]
         if (args.endpoint, args.timeout) == (self._given.endpoint, self._given.timeout):
             command.run(self._client, args)
