@@ -195,10 +195,19 @@ function __zkv_client_keys
     $typed[1] $server list --limit @MAX@ -- (commandline -ct) 2>/dev/null | string match -v '"*'
 end
 function __zkv_client_at # COMMAND PLACE: whether so many words stand behind the command
-    set -l typed (commandline -opc)
-    set -l at (contains -i -- $argv[1] $typed); or return 1
-    set -l words (string match -v -- '-*' $typed[$at..])
-    test (count $words) -eq (math $argv[2] + 1)
+    set -l words
+    set -l option ""
+    for word in (commandline -opc)[2..]
+        if contains -- "$option" @VALUED@
+            set option ""
+        else if string match -q -- '-*' $word
+            set option $word
+        else
+            set option ""
+            set -a words $word
+        end
+    end
+    test "$words[1]" = $argv[1]; and test (count $words) -eq (math $argv[2] + 1)
 end
 complete -c zkv-client -f
 @COMPLETE@
@@ -214,13 +223,16 @@ def _zsh(commands: Commands, common: Common) -> str:
 
 
 def _fish(commands: Commands, common: Common) -> str:
-    lines = []
+    lines, valued = [], set[str]()
     for name, of in commands.items():
         when = "__fish_use_subcommand"
         lines.append(f"complete -c zkv-client -n {when} -a {name} -d {_fish_text(of.about)}")
     for place, settings in _places(commands, common):
         lines.append(_fish_place(place, settings, commands))
-    return _filled(_FISH, {"COMPLETE": "\n".join(line for line in lines if line)})
+        if place.argument.startswith("-") and takes_value(settings):
+            valued.add(place.argument)
+    complete = "\n".join(line for line in lines if line)
+    return _filled(_FISH, {"COMPLETE": complete, "VALUED": " ".join(sorted(valued))})
 
 
 def _fish_place(place: Place, settings: Settings, commands: Commands) -> str:

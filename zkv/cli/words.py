@@ -11,11 +11,12 @@ from typing import Final, NamedTuple
 
 from zkv.errors import BadRequest
 
-_SPACE: Final = re.compile(r"\s*")
+_SPACE: Final = re.compile(r"(?:\s|\\\n)*")
 _PIECE: Final = re.compile(
     r"""'(?P<single>[^']*)'|"(?P<double>(?:[^"\\]|\\.)*)"|\\(?P<escaped>.)|(?P<plain>[^\s'"\\]+)""",
     re.DOTALL,
 )
+_CONTINUED: Final = re.compile(r"\\\n\Z")
 _IN_DOUBLE: Final = re.compile(r'\\([\\"$`])')
 _IN_JSON: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]]|"', re.DOTALL)
 _OPEN_QUOTE: Final = re.compile(r"""['"]|\\""")
@@ -51,13 +52,15 @@ def read(line: str) -> Line:
             text = line[start:at]
         else:
             text = ""
-        while piece := _PIECE.match(line, at):
+        while not _CONTINUED.match(line, at) and (piece := _PIECE.match(line, at)):
             text += _unquoted(piece)
             at = piece.end()
         if _OPEN_QUOTE.match(line, at):
             return Line([*words, Word(text + line[at + 1 :], start)], open=True)
         words.append(Word(text, start))
-        at = _skip_space(line, at)
+        at = _skip_space(line, space := at)
+        if at == len(line) and line.endswith("\\\n", space):
+            return Line([*words, Word("", at)], open=True)
     return Line(words, open=False)
 
 
