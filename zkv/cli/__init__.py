@@ -21,9 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     command_line = parser(needed=given)
     args = parse(command_line, given, arguments.defaults(sys.stdin.buffer))
-    _check(command_line, [*given, args.endpoint], args)
     try:
-        client = Client(args.endpoint, timeout_s=args.timeout)
+        client = arguments.connect(args)
     except BadRequest as error:
         command_line.error(error.message)
     with client:
@@ -34,18 +33,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         from zkv.cli import script
 
         return script.run(client, args)
-
-
-def _check(
-    command_line: argparse.ArgumentParser, given: Sequence[str], args: argparse.Namespace
-) -> None:
-    for argument in given:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            command_line.error(f"an argument is not UTF-8: {argument!a}")
-    if [] in vars(args).values():  # what argparse makes of a second `--`
-        command_line.error("-- cannot be an argument")
 
 
 def _shell(client: Client, args: argparse.Namespace) -> int:

@@ -12,9 +12,10 @@ from typing import Any, BinaryIO, Final
 
 from zkv import __version__
 from zkv.block import Number
-from zkv.cli import bench, bigkeys, commands, completion, json_text, latency, manual, stat, transfer
-from zkv.cli.command import Command, Settings
-from zkv.client import DEFAULT_ENDPOINT, DEFAULT_TIMEOUT_S
+from zkv.cli import commands, json_text
+from zkv.cli.command import Command, Settings, later
+from zkv.client import DEFAULT_ENDPOINT, DEFAULT_TIMEOUT_S, Client
+from zkv.fields import TXN_OPS_MAX
 
 SECONDS_MAX: Final = 86_400.0
 
@@ -56,10 +57,12 @@ def _whole(limit: int = sys.maxsize) -> Callable[[str], int]:
 
 
 def _tests(text: str) -> list[str]:
+    from zkv.cli.bench import TESTS
+
     names = text.split(",")
     for name in names:
-        if name not in bench.TESTS:
-            known = ", ".join(bench.TESTS)
+        if name not in TESTS:
+            known = ", ".join(TESTS)
             raise argparse.ArgumentTypeError(f"no such test: {name!r}; there are {known}")
     return names
 
@@ -159,35 +162,34 @@ COMMANDS: Final[dict[str, Command]] = {
     "ping": Command(commands.ping, "print how long the server takes to answer", {}),
     "info": Command(commands.info, "print what the server is and what it holds", {}),
     "stat": Command(
-        stat.stat,
+        later("stat", "stat"),
         "print what the server does, a line every second, until interrupted",
         {"-i --interval": _every(1), "-n --count": _n("end after so many lines")},
     ),
     "latency": Command(
-        latency.latency,
+        later("latency", "latency"),
         "measure round trips to the server",
         {"-i --interval": _every(0.01), "-n --count": _n("so many round trips", 100)},
     ),
     "bigkeys": Command(
-        bigkeys.bigkeys,
+        later("bigkeys", "bigkeys"),
         "find the largest values, by reading all of them page by page",
         {"prefix": _ALL, "-n --count": _n("how many to name", 10)},
     ),
     "bench": Command(
-        bench.bench,
+        later("bench", "bench"),
         "measure the server under load, with keys of its own that are removed at the end",
         {
-            "-c": {**_n("clients, a thread each", 8, bench.CLIENTS_MAX), "dest": "clients"},
+            "-c": {**_n("clients, a thread each", 8, 256), "dest": "clients"},
             "-n": {**_n("operations of each test", 10_000), "dest": "operations"},
-            "-d": {**_n("bytes of a value", 100, bench.BYTES_MAX), "dest": "bytes"},
-            "-P": {**_n("operations in one transaction", 1, bench.BATCH_MAX), "dest": "batch"},
+            "-d": {**_n("bytes of a value", 100, 2**20), "dest": "bytes"},
+            "-P": {**_n("operations in one transaction", 1, TXN_OPS_MAX), "dest": "batch"},
             "-r": {**_n("different keys", 1000), "dest": "keys"},
             "-t": {
                 "metavar": "TESTS",
                 "type": _tests,
-                "default": list(bench.TESTS),
                 "dest": "tests",
-                "help": f"some of {','.join(bench.TESTS)} (default: all)",
+                "help": "some of ping,put,get,incr,list (default: all)",
             },
             "-q": {**_FLAG, "dest": "quiet", "help": "one line a test"},
             "--csv": {**_FLAG, "help": "as redis-benchmark writes it"},
@@ -195,7 +197,7 @@ COMMANDS: Final[dict[str, Command]] = {
         either=(("-q", "--csv"),),
     ),
     "load": Command(
-        transfer.load,
+        later("transfer", "load"),
         "put every key of a file of JSON Lines or of one JSON object",
         {
             "file": {
@@ -207,7 +209,7 @@ COMMANDS: Final[dict[str, Command]] = {
         },
     ),
     "dump": Command(
-        transfer.dump,
+        later("transfer", "dump"),
         "write keys and values as JSON Lines, which load takes",
         {
             "file": {
@@ -219,17 +221,23 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "compact": Command(commands.compact, "have the server bring its data into one snapshot", {}),
     "backup": Command(
-        transfer.backup,
+        later("transfer", "backup"),
         "copy the data as it is now into a new folder, which zkv-server can serve",
         {"folder": {"metavar": "FOLDER"}},
     ),
     "completion": Command(
-        lambda _, args: completion.completion(COMMANDS, COMMON, args),
+        later("completion", "completion"),
         "print the script that has a shell complete commands, options and keys",
-        {"shell": {"metavar": "SHELL", "choices": completion.SHELLS, "help": "bash, zsh or fish"}},
+        {
+            "shell": {
+                "metavar": "SHELL",
+                "choices": ("bash", "zsh", "fish"),
+                "help": "bash, zsh or fish",
+            }
+        },
     ),
     "help": Command(
-        lambda _, args: manual.show(COMMANDS, args),
+        later("manual", "show"),
         "print the commands, or all about one command or operation",
         {
             "topic": {
@@ -259,6 +267,11 @@ COMMON: Final[dict[str, Settings]] = {
     },
     "--version": {"action": "version", "version": f"zkv {__version__}", "help": "print it"},
 }
+
+
+def connect(args: argparse.Namespace, *, timeout_s_max: float = math.inf) -> Client:
+    """A client of the server that is asked for. Raises BadRequest for an endpoint that is none."""
+    return Client(args.endpoint, timeout_s=min(args.timeout, timeout_s_max))
 
 
 def defaults(stdin: BinaryIO | None) -> argparse.Namespace:

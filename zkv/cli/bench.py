@@ -21,9 +21,6 @@ from zkv.cli.latency import Latency, measured
 from zkv.errors import BadRequest, Error
 from zkv.store import Store
 
-CLIENTS_MAX: Final = 256
-BYTES_MAX: Final = 2**20
-BATCH_MAX: Final = 1024
 PREFIX: Final = "zkv-bench:"
 LIST_ITEMS: Final = 100
 
@@ -82,6 +79,7 @@ class Result(NamedTuple):
 
 def bench(store: Store, args: Arguments) -> None:
     """Runs each test in turn, and removes the keys, also after an error or an interrupt."""
+    args.tests = args.tests or list(TESTS)
     if args.batch > 1 and (alone := [name for name in args.tests if not TESTS[name].many]):
         known = ",".join(name for name, test in TESTS.items() if test.many)
         raise BadRequest(f"-P is for -t {known}; no transaction can have {' or '.join(alone)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 from zkv.store import Store
@@ -12,8 +13,22 @@ KEYS: Final = frozenset(("KEY", "PREFIX"))
 FILES: Final = frozenset(("FILE", "FOLDER"))
 """What can be completed, by the metavar of an argument."""
 
+Run = Callable[[Store, argparse.Namespace], None]
+
 Settings = Mapping[str, Any]
 """As `add_argument` takes them."""
+
+
+def later(module: str, name: str) -> Run:
+    """A function of a module of zkv.cli, which is imported when it is called.
+
+    A command then waits for what it needs, and not for what all the others do (15 ms).
+    """
+
+    def run(store: Store, args: argparse.Namespace) -> None:
+        getattr(import_module(f"zkv.cli.{module}"), name)(store, args)
+
+    return run
 
 
 class Command(NamedTuple):
@@ -22,7 +37,7 @@ class Command(NamedTuple):
     Of the arguments in one tuple of `either` only one may be given.
     """
 
-    run: Callable[[Store, argparse.Namespace], None]
+    run: Run
     about: str
     arguments: Mapping[str, Settings]
     either: tuple[tuple[str, ...], ...] = ()

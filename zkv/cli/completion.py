@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from zkv.cli import output
+from zkv.cli.arguments import COMMANDS, COMMON
 from zkv.cli.command import FILES, KEYS, Command, Settings, options, positionals, takes_value
 from zkv.cli.commands import Arguments
+from zkv.store import Store
 
 KEYS_MAX: Final = 100
 TIMEOUT_S: Final = 1
@@ -30,8 +32,8 @@ class Place(NamedTuple):
         return f"{self.command}:{self.argument}"
 
 
-def completion(commands: Commands, common: Common, args: Arguments) -> None:
-    output.line(_SCRIPTS[args.shell](commands, common).strip("\n"))
+def completion(_: Store, args: Arguments) -> None:
+    output.line(_SCRIPTS[args.shell](COMMANDS, COMMON).strip("\n"))
 
 
 def words_of(settings: Settings, commands: Commands) -> list[str]:
@@ -267,4 +269,3 @@ _SCRIPTS: Final[dict[str, Callable[[Commands, Common], str]]] = {
     "zsh": _zsh,
     "fish": _fish,
 }
-SHELLS: Final = tuple(_SCRIPTS)

@@ -7,26 +7,28 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from zkv.cli import json_text, output
+from zkv.cli.arguments import COMMANDS
 from zkv.cli.command import Command, takes_value, usage
 from zkv.cli.commands import Arguments
 from zkv.errors import BY_CODE, BadRequest
 from zkv.requests import ABSENT, ANY_ERRORS, OPS, SESSION_ERRORS, Field, Op
+from zkv.store import Store
 
 _INDENT: Final = "  "
 
 
-def show(commands: Mapping[str, Command], args: Arguments) -> None:
+def show(_: Store, args: Arguments) -> None:
     if args.topic is None:
-        _show({name: it.about for name, it in commands.items()})
+        _show({name: it.about for name, it in COMMANDS.items()})
         output.line("\nhelp COMMAND tells more, and so it does of the operations of the protocol:")
         output.line(_INDENT + " ".join(OPS))
         return
-    if args.topic not in commands and args.topic not in OPS:
+    if args.topic not in COMMANDS and args.topic not in OPS:
         raise BadRequest(f"no such command or operation: {args.topic} (help lists them)")
-    if args.topic in commands:
-        _show_command(args.topic, commands[args.topic])
+    if args.topic in COMMANDS:
+        _show_command(args.topic, COMMANDS[args.topic])
     if args.topic in OPS:
-        if args.topic in commands:
+        if args.topic in COMMANDS:
             output.line("")
         _show_op(args.topic, OPS[args.topic])
 

@@ -56,12 +56,21 @@ def parse(
     """The arguments in some words, on top of those that are given.
 
     -x stands for a last argument that is -, which is standard input. argparse cannot do this:
-    a positional argument that may be left out takes no word behind an option.
+    a positional argument that may be left out takes no word behind an option. Nor does it see
+    a word that is not UTF-8, or make anything of a second --.
     """
+    for word in (*words, given.endpoint):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            parser.error(f"an argument is not UTF-8: {word!a}")
     end = words.index("--") if "--" in words else len(words)
     if "-x" in words[:end]:
         words = [word for at, word in enumerate(words) if word != "-x" or at > end] + ["-"]
-    return parser.parse_args(words, given)
+    args = parser.parse_args(words, given)
+    if [] in vars(args).values():
+        parser.error("-- cannot be an argument")
+    return args
 
 
 def _add(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from zkv import Client
 from zkv.cli import exits
-from zkv.cli.arguments import COMMANDS
+from zkv.cli.arguments import COMMANDS, connect
 from zkv.cli.parser import parse, parser
 
 
@@ -36,7 +36,7 @@ class Runner:
         if (args.endpoint, args.timeout) == (self._given.endpoint, self._given.timeout):
             command.run(self._client, args)
         else:
-            with Client(args.endpoint, timeout_s=args.timeout) as client:
+            with connect(args) as client:
                 command.run(client, args)
 
 

@@ -21,7 +21,7 @@ from prompt_toolkit.lexers import Lexer
 
 from zkv import Client
 from zkv.cli import colour, exits, output, words
-from zkv.cli.arguments import COMMANDS
+from zkv.cli.arguments import COMMANDS, connect
 from zkv.cli.completer import LineCompleter, usage_of
 from zkv.cli.runner import Runner
 from zkv.errors import BadRequest, Error
@@ -39,7 +39,7 @@ HINT: Final = "TAB completes, help lists the commands, Ctrl-D leaves"
 def run(client: Client, given: argparse.Namespace) -> int:
     """Reads commands until Ctrl-D, and runs each. Ctrl-C ends a command or drops a line."""
     runner = Runner(client, given)
-    with Client(given.endpoint, timeout_s=min(ASIDE_TIMEOUT_S, given.timeout)) as aside:
+    with connect(given, timeout_s_max=ASIDE_TIMEOUT_S) as aside:
         prompt = _prompt(aside)
         print(_greeting(aside), file=sys.stderr)
         while True:
