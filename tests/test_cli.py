@@ -6,11 +6,15 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 from command_line import COMMAND, Ended, Run, environment, on_terminal, one_sentence, peer
 from harness import EXIT_S, ServerProcess
 
@@ -341,14 +345,14 @@ def test_no_server_exits_with_6(run: Run, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_exits_with_130(tmp_path: Path) -> None:
-    with peer(tmp_path) as (socket, endpoint):
+    with peer(tmp_path) as (router, endpoint):
         process = subprocess.Popen(
             [*COMMAND, "get", "k"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(endpoint),
         )
-        socket.recv_multipart()
+        router.recv_multipart()
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=EXIT_S) == (b"", b"")
     assert process.returncode == 130
@@ -409,18 +413,51 @@ def test_a_file_that_cannot_be_used_is_named(run: Run, store: zkv.Client, tmp_pa
 
 
 def test_a_server_that_is_not_zkv_is_an_error(tmp_path: Path) -> None:
-    with peer(tmp_path) as (socket, endpoint):
+    with peer(tmp_path) as (router, endpoint):
         process = subprocess.Popen(
             [*COMMAND, "ping"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=environment(endpoint),
         )
-        *envelope, _ = socket.recv_multipart()
-        socket.send_multipart([*envelope, b"HTTP/1.1 400 Bad Request"])
+        *envelope, _ = router.recv_multipart()
+        router.send_multipart([*envelope, b"HTTP/1.1 400 Bad Request"])
         out, err = process.communicate(timeout=EXIT_S)
     assert (process.returncode, out) == (1, b"")
     assert one_sentence(err)
+
+
+def test_a_web_server_is_an_error_and_no_wait(run: Run) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as web:
+        threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        endpoint = f"tcp://127.0.0.1:{web.server_port}"
+        code, out, err = run("ping", "--timeout", "1", endpoint=endpoint)
+        web.shutdown()
+    assert (code, out) == (6, b"")
+    assert one_sentence(err)
+    assert endpoint.encode() in err
+
+
+def test_something_that_only_listens_is_an_error_and_no_wait(run: Run) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        code, out, err = run("ping", "--timeout", "1", endpoint=endpoint)
+    assert (code, out) == (6, b"")
+    assert one_sentence(err)
+
+
+def test_an_echo_is_an_error_and_no_reply(run: Run) -> None:
+    with zmq.Context() as context, context.socket(zmq.REP) as echo:
+        echo.linger = 0
+        echo.rcvtimeo = EXIT_S * 1000
+        port = echo.bind_to_random_port("tcp://127.0.0.1")
+        echoing = threading.Thread(target=lambda: echo.send(echo.recv()))
+        echoing.start()
+        code, out, err = run("put", "k", "1", endpoint=f"tcp://127.0.0.1:{port}")
+        echoing.join()
+    assert (code, out) == (1, b"")
+    assert one_sentence(err)
+    assert b"does not answer as zkv does" in err
 
 
 def test_common_options_stand_before_or_behind_the_command(

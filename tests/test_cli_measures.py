@@ -220,3 +220,7 @@ def test_bench_of_a_server_that_goes_says_so(run: Run, shared_server: ServerProc
     code, out, err = run("bench", "-q", "--timeout", "0.2", endpoint=nobody)
     assert (code, out) == (6, b"")
     assert one_sentence(err)
+
+
+def test_the_help_of_bench_names_every_test(run: Run) -> None:
+    assert f"some of {','.join(TESTS)} (default: all)" in run("help", "bench").out.decode()

@@ -92,6 +92,12 @@ def test_without_a_server_the_first_line_is_the_last(run: Run, tmp_path: Path) -
     assert last == "zkv-client: stopped at line 1"
 
 
+def test_a_second_end_of_options_is_a_usage_error(run: Run, store: zkv.Client) -> None:
+    code, out, err = run(stdin=b"put k -- --\ncount\n")
+    assert (code, out) == (2, b"0\n")
+    assert b"-- cannot be an argument" in err
+
+
 def test_nothing_to_do_is_no_error(run: Run) -> None:
     assert run(stdin=b"") == run(stdin=b"\n# nothing\n") == Ended(0, b"")
 
