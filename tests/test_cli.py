@@ -127,6 +127,8 @@ def test_bytes_go_in_and_out_as_they_are(run: Run, store: zkv.Client) -> None:
     assert run("put", "k", "-x", "--bytes", stdin=b"\x00\xff\n") == Ended(0, b"")
     assert store.get("k") == b"\x00\xff\n"
     assert run("get", "k") == Ended(0, b"\x00\xff\n")
+    assert run("put", "-x", "--", "-x", stdin=b"1").code == 0
+    assert store.get("-x") == 1
     assert run("put", "k", "--bytes", "ö").code == 0
     assert store.get("k") == "ö".encode()
 

@@ -61,10 +61,13 @@ def test_stat_tells_what_others_do(run: Run, store: zkv.Client) -> None:
     assert (process.returncode, err) == (130, b"")
 
 
-def test_stat_as_one_document(run: Run) -> None:
+def test_stat_as_one_document(run: Run, store: zkv.Client) -> None:
+    assert run("get", "nobody").code == 3
     code, out, _ = run("stat", "-i", "0.01", "--count", "3", "--json")
     ticks = json.loads(out)
     assert (code, len(ticks)) == (0, 3)
+    assert all(tick["errors"] > 0 and tick["errors/s"] == 0 for tick in ticks)
+    assert all(tick["requests/s"] > 0 for tick in ticks)
     requests = [tick["requests"] for tick in ticks]
     assert [it - requests[0] for it in requests] == [0, 1, 2]  # its own
 

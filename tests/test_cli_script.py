@@ -20,6 +20,7 @@ import zkv
         ('put k {"a": [1, {"b": "}"}], "c": "x y"}', {"a": [1, {"b": "}"}], "c": "x y"}),
         ('put k {\n  "a": [\n    1\n  ],\n\n  "b": "\\"{"\n}', {"a": [1], "b": '"{'}),
         ("put k [1, 2] --ttl 60", [1, 2]),
+        ('put k {"a": "}\n"}', '{"a": "}\n"}'),  # a string goes on, too; but then it is no JSON
         ("  put   'k'   'two  words' ", "two  words"),
         ('put k "a \\"b\\" \\\\ $c"', 'a "b" \\ $c'),
         ("put k 'two\nlines'", "two\nlines"),

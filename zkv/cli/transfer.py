@@ -96,7 +96,6 @@ class _Loading:
         try:
             for entry in source:
                 if isinstance(entry, BadEntry):
-                    self._put_batch()
                     self._skip(entry)
                     continue
                 self._batch.append(entry)
