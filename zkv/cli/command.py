@@ -22,7 +22,7 @@ Settings = Mapping[str, Any]
 def later(module: str, name: str) -> Run:
     """A function of a module of zkv.cli, which is imported when it is called.
 
-    A command then waits for what it needs, and not for what all the others do (15 ms).
+    A command then waits for what it needs, and not for what all the others do (10 ms).
     """
 
     def run(store: Store, args: argparse.Namespace) -> None:
