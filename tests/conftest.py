@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 from awaited import BOTH, Connect
+from command_line import Ended, Run, run_client
 from harness import ServerProcess, serving
 from hypothesis import HealthCheck, settings
+
+import zkv
 
 settings.register_profile("short", deadline=None, print_blob=True)
 settings.register_profile(
@@ -67,3 +70,30 @@ def unused() -> str:
     """An endpoint where nothing is."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return f"tcp://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server for all tests of a file."""
+    with serving(tmp_path_factory.mktemp("shared") / "data") as running:
+        yield running
+
+
+@pytest.fixture
+def store(shared_server: ServerProcess) -> Iterator[zkv.Client]:
+    """The shared server's store, empty."""
+    with zkv.Client(shared_server.endpoint) as client:
+        client.clear("")
+        yield client
+
+
+@pytest.fixture
+def run(shared_server: ServerProcess) -> Run:
+    """Runs zkv-client on pipes, for the shared server unless another endpoint is given."""
+
+    def run(
+        *args: str | bytes, stdin: bytes = b"", endpoint: str = shared_server.endpoint
+    ) -> Ended:
+        return run_client(endpoint, *args, stdin=stdin)
+
+    return run

@@ -96,8 +96,8 @@ def deaf() -> Iterator[str]:
 Peer = AbstractContextManager[str]
 
 PEERS: dict[str, tuple[Callable[[], Peer], type[zkv.Error], str]] = {
-    "nothing listens": (nothing, zkv.CannotConnect, "nothing listens at .*zkv-server"),
-    "no such file": (no_file, zkv.CannotConnect, "nothing listens at .*zkv-server"),
+    "nothing listens": (nothing, zkv.CannotConnect, "nothing listens at .*nothing was sent"),
+    "no such file": (no_file, zkv.CannotConnect, "nothing listens at .*nothing was sent"),
     "HTTP": (web, zkv.CannotConnect, "something listens at .*no zkv server"),
     "never speaks": (mute, zkv.CannotConnect, "something listens at .*no zkv server"),
     "PUB": (publisher, zkv.CannotConnect, "something listens at .*no zkv server"),

@@ -17,7 +17,7 @@ from typing import Any
 import zmq
 
 from zkv.block import Fields
-from zkv.endpoint import DEFAULT_ENDPOINT, DEFAULT_TIMEOUT_S, find, unreachable
+from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, RequestError
 from zkv.exchange import MANY_FRAMES, Nothing, Peer, Session, Steps, exchange, not_zkv
 from zkv.store import Store
@@ -191,6 +191,3 @@ def connect(context: zmq.Context[Any], kind: int, endpoint: str) -> zmq.Socket[b
             f"cannot use the endpoint {endpoint!r}: {error.strerror}", field="endpoint"
         ) from None
     return socket
-
-
-__all__ = ["DEFAULT_ENDPOINT", "DEFAULT_TIMEOUT_S", "Client", "connect"]

@@ -93,7 +93,7 @@ def unreachable(address: str) -> str:
         return f"nothing at {address} speaks ZeroMQ; nothing was sent"
     if listens:
         return f"something listens at {address}, but it is no zkv server; nothing was sent"
-    return f"nothing listens at {address}, and nothing was sent: is zkv-server running there?"
+    return f"nothing listens at {address}; nothing was sent"
 
 
 def _seconds(text: str, query: str) -> dict[str, float]:

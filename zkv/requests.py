@@ -40,6 +40,9 @@ from zkv.fields import (
 )
 
 SESSION_BYTES_MAX: Final = 64
+ANY_ERRORS: Final = ("bad_request", "too_large", "unavailable", "internal")
+"""Codes that any request may fail with."""
+SESSION_ERRORS: Final = ("stale", "session_lost")
 ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
 """Stands for a field that was not given, since nil is a value."""
 
@@ -82,6 +85,8 @@ class Op:
     """Fields of which at most one may be given."""
     sometimes: tuple[str, ...] = ()
     """Fields that a successful reply may lack."""
+    errors: tuple[str, ...] = ()
+    """Codes of its own, besides ANY_ERRORS and, of a write in a session, SESSION_ERRORS."""
 
     def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of a request with these fields; raises BadRequest or TooLarge."""
@@ -213,6 +218,7 @@ OPS: Final[dict[str, Op]] = {
             "offset": Field("int", check_version, "where the part begins", default=0),
         },
         {"data": "bin", "bytes": "the size of the file"},
+        errors=("not_found",),
     ),
     "get": Op(
         "the value of a key",
@@ -224,6 +230,7 @@ OPS: Final[dict[str, Op]] = {
         },
         {"value": "as it was put", "version": _VERSION, "ttl": "seconds left, if it expires"},
         sometimes=("ttl",),
+        errors=("not_found",),
     ),
     "get_many": Op(
         "the values of several keys at one moment",
@@ -244,6 +251,7 @@ OPS: Final[dict[str, Op]] = {
         writes=True,
         exclusive=("ttl", "keep_ttl"),
         sometimes=("old",),
+        errors=("conflict", "no_space"),
     ),
     "put_many": Op(
         "stores several values at one moment, or none",
@@ -253,6 +261,7 @@ OPS: Final[dict[str, Op]] = {
         },
         {"version": "of each of the keys; 0 if there are none"},
         writes=True,
+        errors=("no_space",),
     ),
     "delete": Op(
         "removes a key",
@@ -260,6 +269,7 @@ OPS: Final[dict[str, Op]] = {
         {"version": "the version that was removed", "old": "what was there, if return_old"},
         writes=True,
         sometimes=("old",),
+        errors=("conflict", "not_found"),
     ),
     "incr": Op(
         "adds to a number",
@@ -271,6 +281,7 @@ OPS: Final[dict[str, Op]] = {
         },
         {"value": "after adding", "version": _VERSION},
         writes=True,
+        errors=("conflict", "wrong_type", "overflow", "no_space"),
     ),
     "expire": Op(
         "sets when a key expires",
@@ -281,6 +292,7 @@ OPS: Final[dict[str, Op]] = {
         },
         {"version": _VERSION},
         writes=True,
+        errors=("conflict", "not_found", "no_space"),
     ),
     "list": Op(
         "keys in order, a page at a time",
@@ -311,5 +323,6 @@ OPS: Final[dict[str, Op]] = {
         },
         {"success": "whether the conditions held", "results": "the fields of each op's reply"},
         writes=True,
+        errors=("conflict", "not_found", "wrong_type", "overflow", "no_space"),
     ),
 }

@@ -1,75 +1,48 @@
 """zkv-client: a store from the command line.
 
-Runs one command on a Client, and turns what goes wrong into one sentence and an exit code.
-The command line is read in `arguments`; what a command does is in `commands`.
+Runs one command on a Client; without one, a shell on a terminal, or the commands on stdin.
+The commands are in `arguments`, how they end in `exits`.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
-from typing import Final
 
 from zkv import Client
-from zkv.cli import arguments
-from zkv.errors import BadRequest, CannotConnect, Conflict, Error, NotFound, Timeout
-
-EXIT_CODES: Final[dict[type[Error], int]] = {NotFound: 3, Conflict: 4, Timeout: 5, CannotConnect: 6}
-EXIT_OTHER: Final = 1
-EXIT_INTERRUPTED: Final = 130  # 128 + SIGINT, as a shell counts
-EXIT_PIPE_CLOSED: Final = 141  # 128 + SIGPIPE
+from zkv.cli import arguments, exits
+from zkv.cli.parser import parse, parser
+from zkv.errors import BadRequest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; a usage error exits with 2."""
+    """Runs what the command line says and returns its exit code; a usage error exits with 2."""
+    given = sys.argv[1:] if argv is None else argv
+    command_line = parser(needed=given)
+    args = parse(command_line, given, arguments.defaults(sys.stdin.buffer))
     try:
-        try:
-            return _run(sys.argv[1:] if argv is None else argv)
-        finally:
-            sys.stdout.flush()  # here, where a failure can still be told
-    except Error as error:
-        return _fail(error.message, EXIT_CODES.get(type(error), EXIT_OTHER))
-    except BrokenPipeError:
-        _drop_output()
-        return EXIT_PIPE_CLOSED
-    except OSError as error:
-        _drop_output()
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", EXIT_OTHER)
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-
-
-def _run(argv: Sequence[str]) -> int:
-    parser = arguments.parser()
-    args = parser.parse_args(argv)
-    _check_utf8(parser, [*argv, args.endpoint])
-    if [] in vars(args).values():  # what argparse makes of a second `--`
-        parser.error("-- cannot be an argument")
-    try:
-        client = Client(args.endpoint, timeout_s=args.timeout)
+        client = arguments.connect(args)
     except BadRequest as error:
-        parser.error(error.message)
+        command_line.error(error.message)
     with client:
-        arguments.COMMANDS[args.command].run(client, args)
-    return 0
+        if args.command is not None:
+            return exits.code_of(lambda: arguments.COMMANDS[args.command].run(client, args))
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            return _shell(client, args)
+        from zkv.cli import script
+
+        return script.run(client, args)
 
 
-def _check_utf8(parser: argparse.ArgumentParser, given: Sequence[str]) -> None:
-    for argument in given:
-        try:
-            argument.encode()
-        except UnicodeEncodeError:
-            parser.error(f"an argument is not UTF-8: {argument!a}")
-
-
-def _fail(sentence: str, code: int) -> int:
-    print(f"zkv-client: {sentence}", file=sys.stderr)
-    return code
-
-
-def _drop_output() -> None:
-    """What is still buffered goes nowhere: at exit, Python would fail to write it once more."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _shell(client: Client, args: argparse.Namespace) -> int:
+    try:
+        from zkv.cli import shell
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "prompt_toolkit":
+            raise
+        return exits.fail(
+            "the shell needs prompt_toolkit: pip install 'zkv[cli]' (commands do without)",
+            exits.USAGE,
+        )
+    return shell.run(client, args)

@@ -1,4 +1,4 @@
-"""The command line as argparse knows it: COMMANDS is the one table of the commands."""
+"""The command line: COMMANDS is the one table of the commands, COMMON what all of them take."""
 
 from __future__ import annotations
 
@@ -6,31 +6,19 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, BinaryIO, Final
 
 from zkv import __version__
 from zkv.block import Number
 from zkv.cli import commands, json_text
-from zkv.client import DEFAULT_ENDPOINT, DEFAULT_TIMEOUT_S
-from zkv.store import Store
+from zkv.cli.command import Command, Settings, later
+from zkv.client import Client
+from zkv.endpoint import DEFAULT_ENDPOINT, DEFAULT_TIMEOUT_S, VARIABLE, find
+from zkv.fields import TXN_OPS_MAX
 
-TIMEOUT_S_MAX: Final = 86_400.0
-
-EPILOG: Final = (
-    "Exit codes: 0 done, 1 any other error, 2 usage, 3 no such key, 4 conflict, 5 no reply in "
-    "time (a write may or may not have taken effect), 6 cannot connect, 130 interrupted, "
-    "141 the reader of the output has gone."
-)
-
-
-class Command(NamedTuple):
-    """What runs, one line about it, and its arguments as `add_argument` takes them."""
-
-    run: Callable[[Store, argparse.Namespace], None]
-    about: str
-    arguments: Mapping[str, Mapping[str, Any]]
+SECONDS_MAX: Final = 86_400.0
 
 
 def _seconds(text: str) -> float:
@@ -38,9 +26,9 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 < seconds <= TIMEOUT_S_MAX:
+    if not 0 < seconds <= SECONDS_MAX:
         raise argparse.ArgumentTypeError(
-            f"must be a number above 0 and at most {TIMEOUT_S_MAX:g}, not {text!r}"
+            f"must be a number above 0 and at most {SECONDS_MAX:g}, not {text!r}"
         )
     return seconds
 
@@ -53,21 +41,60 @@ def _number(text: str) -> Number:
     raise argparse.ArgumentTypeError(f"must be a finite number, not {text!r}")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) <= sys.maxsize:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
+def _ttl(text: str) -> Number | None:
+    return None if text == "never" else _number(text)
+
+
+def _whole(limit: int = sys.maxsize) -> Callable[[str], int]:
+    def check(text: str) -> int:
+        if not text.isdecimal() or not 0 < int(text) <= limit:
+            at_most = "" if limit == sys.maxsize else f" and at most {limit}"
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number above 0{at_most}, not {text!r}"
+            )
+        return int(text)
+
+    return check
+
+
+def _tests(text: str) -> list[str]:
+    from zkv.cli.bench import TESTS
+
+    names = text.split(",")
+    for name in names:
+        if name not in TESTS:
+            known = ", ".join(TESTS)
+            raise argparse.ArgumentTypeError(f"no such test: {name!r}; there are {known}")
+    return names
 
 
 _KEY: Final = {"metavar": "KEY", "help": "1..1024 bytes of UTF-8"}
 _PREFIX: Final = {"metavar": "PREFIX", "help": "the beginning of keys; '' is every key"}
 _ALL: Final = {**_PREFIX, "nargs": "?", "default": ""}
+_FILE: Final = {"metavar": "FILE", "nargs": "?", "default": "-"}
+_FLAG: Final = {"action": "store_true"}
 
 _IF_VERSION: Final = {
     "metavar": "N",
     "type": int,
     "help": "only if the key has this version (0: only if there is no such key)",
 }
+
+
+def _n(about: str, default: int | None = None, limit: int = sys.maxsize) -> dict[str, Any]:
+    """How often, or how many."""
+    shown = "" if default is None else f" (default: {default})"
+    return {"metavar": "N", "type": _whole(limit), "default": default, "help": about + shown}
+
+
+def _every(default: float) -> Settings:
+    return {
+        "metavar": "SECONDS",
+        "type": _seconds,
+        "default": default,
+        "help": f"between two of them (default: {default:g})",
+    }
+
 
 COMMANDS: Final[dict[str, Command]] = {
     "get": Command(commands.get, "print the value of a key", {"key": _KEY}),
@@ -80,10 +107,13 @@ COMMANDS: Final[dict[str, Command]] = {
                 "metavar": "VALUE",
                 "help": "JSON, or else text; - reads all of standard input",
             },
-            "--text": {"action": "store_true", "help": "VALUE is text even if it is JSON"},
+            "-x": {**_FLAG, "help": "VALUE is -, as in redis-cli"},
+            "--text": {**_FLAG, "help": "VALUE is text even if it is JSON"},
+            "--bytes": {**_FLAG, "help": "VALUE is bytes, stored as they are"},
             "--ttl": {"metavar": "SECONDS", "type": _number, "help": "until the key expires"},
             "--if-version": _IF_VERSION,
         },
+        either=(("value", "-x"), ("--text", "--bytes")),
     ),
     "delete": Command(commands.delete, "remove a key", {"key": _KEY, "--if-version": _IF_VERSION}),
     "incr": Command(
@@ -105,17 +135,22 @@ COMMANDS: Final[dict[str, Command]] = {
             },
         },
     ),
+    "expire": Command(
+        commands.expire,
+        "set when a key expires",
+        {
+            "key": _KEY,
+            "ttl": {"metavar": "SECONDS", "type": _ttl, "help": "from now, or the word never"},
+            "--if-version": _IF_VERSION,
+        },
+    ),
     "list": Command(
         commands.list_,
         "print keys in order, one a line",
         {
             "prefix": _ALL,
-            "--values": {"action": "store_true", "help": "a tab and the value in JSON, too"},
-            "--limit": {
-                "metavar": "N",
-                "type": _positive,
-                "help": "at most so many (default: all)",
-            },
+            "--values": {**_FLAG, "help": "a tab and the value in JSON, too"},
+            "--limit": _n("at most so many; else all"),
             "--after": {"metavar": "KEY", "default": "", "help": "start behind this key"},
         },
     ),
@@ -123,34 +158,63 @@ COMMANDS: Final[dict[str, Command]] = {
     "clear": Command(
         commands.clear,
         "remove every key that begins with a prefix",
-        {
-            "prefix": _PREFIX,
-            "--yes": {"action": "store_true", "help": "do not ask, as is done on a terminal"},
-        },
+        {"prefix": _PREFIX, "--yes": {**_FLAG, "help": "do not ask, as is done on a terminal"}},
     ),
     "ping": Command(commands.ping, "print how long the server takes to answer", {}),
     "info": Command(commands.info, "print what the server is and what it holds", {}),
+    "stat": Command(
+        later("stat", "stat"),
+        "print what the server does, a line every second, until interrupted",
+        {"-i --interval": _every(1), "-n --count": _n("end after so many lines")},
+    ),
+    "latency": Command(
+        later("latency", "latency"),
+        "measure round trips to the server",
+        {"-i --interval": _every(0.01), "-n --count": _n("so many round trips", 100)},
+    ),
+    "bigkeys": Command(
+        later("bigkeys", "bigkeys"),
+        "find the largest values, by reading all of them page by page",
+        {"prefix": _ALL, "-n --count": _n("how many to name", 10)},
+    ),
+    "bench": Command(
+        later("bench", "bench"),
+        "measure the server under load, with keys of its own that are removed at the end",
+        {
+            "-c": {**_n("clients, a thread each", 8, 256), "dest": "clients"},
+            "-n": {**_n("operations of each test", 10_000), "dest": "operations"},
+            "-d": {**_n("bytes of a value", 100, 2**20), "dest": "bytes"},
+            "-P": {**_n("operations in one transaction", 1, TXN_OPS_MAX), "dest": "batch"},
+            "-r": {**_n("different keys", 1000), "dest": "keys"},
+            "-t": {
+                "metavar": "TESTS",
+                "type": _tests,
+                "dest": "tests",
+                "help": "some of ping,put,get,incr,list (default: all)",
+            },
+            "-q": {**_FLAG, "dest": "quiet", "help": "one line a test"},
+            "--csv": {**_FLAG, "help": "as redis-benchmark writes it"},
+        },
+        either=(("-q", "--csv"),),
+    ),
     "load": Command(
-        commands.load,
+        later("transfer", "load"),
         "put every key of a file of JSON Lines or of one JSON object",
         {
             "file": {
-                "metavar": "FILE",
-                "nargs": "?",
-                "default": "-",
+                **_FILE,
                 "help": 'lines {"key":...,"value":...}, as dump writes them, or {"KEY":VALUE,...}; '
                 "- is standard input (the default)",
             },
+            "--skip-bad": {**_FLAG, "help": "name what cannot be loaded, go on, and exit with 1"},
         },
     ),
     "dump": Command(
-        commands.dump,
+        later("transfer", "dump"),
         "write keys and values as JSON Lines, which load takes",
         {
             "file": {
-                "metavar": "FILE",
-                "nargs": "?",
-                "default": "-",
+                **_FILE,
                 "help": "replaced only when the dump is whole; - is standard output (the default)",
             },
             "--prefix": {**_PREFIX, "default": "", "help": "only keys that begin with this"},
@@ -158,56 +222,66 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "compact": Command(commands.compact, "have the server bring its data into one snapshot", {}),
     "backup": Command(
-        commands.backup,
+        later("transfer", "backup"),
         "copy the data as it is now into a new folder, which zkv-server can serve",
         {"folder": {"metavar": "FOLDER"}},
     ),
+    "completion": Command(
+        later("completion", "completion"),
+        "print the script that has a shell complete commands, options and keys",
+        {
+            "shell": {
+                "metavar": "SHELL",
+                "choices": ("bash", "zsh", "fish"),
+                "help": "bash, zsh or fish",
+            }
+        },
+    ),
+    "help": Command(
+        later("manual", "show"),
+        "print the commands, or all about one command or operation",
+        {
+            "topic": {
+                "metavar": "COMMAND",
+                "nargs": "?",
+                "help": "or an operation of the protocol",
+            },
+        },
+    ),
+}
+
+COMMON: Final[dict[str, Settings]] = {
+    "--endpoint": {
+        "help": f"of the server, or a zkv:// URL (default: ${VARIABLE} or {DEFAULT_ENDPOINT})",
+    },
+    "--timeout": {
+        "metavar": "SECONDS",
+        "type": _seconds,
+        "help": f"how long one request may take (default: the URL's or {DEFAULT_TIMEOUT_S:g})",
+    },
+    "--json": {"action": "store_const", "const": "json", "dest": "form", "help": "answer in JSON"},
+    "--jsonl": {
+        "action": "store_const",
+        "const": "jsonl",
+        "dest": "form",
+        "help": "answer in JSON Lines: one of many answers a line, where --json makes an array",
+    },
+    "--version": {"action": "version", "version": f"zkv {__version__}", "help": "print it"},
 }
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line; `command` is then a key of COMMANDS."""
-    parser = argparse.ArgumentParser(
-        prog="zkv-client",
-        description="Talks to a zkv server.",
-        epilog=EPILOG,
-        allow_abbrev=False,
-    )
-    _add_common_options(parser)
-    words = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
-        word = words.add_parser(
-            name,
-            help=command.about,
-            description=f"{command.about[0].upper()}{command.about[1:]}.",
-            allow_abbrev=False,
-        )
-        for argument, settings in command.arguments.items():
-            word.add_argument(argument, **settings)
-        # Without defaults: they would undo what was given before the command word.
-        _add_common_options(word, default=argparse.SUPPRESS)
-    return parser
+def connect(args: argparse.Namespace, *, timeout_s_max: float = math.inf) -> Client:
+    """A client of the server that is asked for. Raises BadRequest for an endpoint that is none."""
+    found = find(args.endpoint, args.timeout)
+    timeout_s = min(found.timeout_s, timeout_s_max)
+    return Client(found.address, timeout_s=timeout_s, resend_after_s=found.resend_after_s)
 
 
-def _add_common_options(parser: argparse.ArgumentParser, **instead: Any) -> None:
-    """The options that every command has; `instead` replaces their defaults."""
-    endpoint = os.environ.get("ZKV_ENDPOINT") or DEFAULT_ENDPOINT
-    parser.add_argument(
-        "--endpoint",
-        help=f"where the server listens (default: $ZKV_ENDPOINT or {DEFAULT_ENDPOINT})",
-        **{"default": endpoint, **instead},
+def defaults(stdin: BinaryIO | None) -> argparse.Namespace:
+    """What COMMON is when nothing is given; `stdin` is what a command may read."""
+    return argparse.Namespace(
+        endpoint=os.environ.get(VARIABLE) or DEFAULT_ENDPOINT,
+        timeout=None,
+        form=None,
+        stdin=stdin,
     )
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        help=f"how long one request may take (default: {DEFAULT_TIMEOUT_S:g})",
-        **{"default": DEFAULT_TIMEOUT_S, **instead},
-    )
-    parser.add_argument(
-        "--json",
-        action="store_true",
-        help="answer in JSON, one value a line",
-        **{"default": False, **instead},
-    )
-    parser.add_argument("--version", action="version", version=f"zkv {__version__}")

@@ -1,4 +1,7 @@
-"""The commands: what each does with a store and its arguments. `arguments` has their names."""
+"""The commands on keys and on the server: what each does with a store and its arguments.
+
+`arguments` has their names.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
-from zkv.cli import json_text, output, transfer
+from zkv.cli import json_text, output
 from zkv.errors import BadRequest, Error
 from zkv.store import Store
 from zkv.values import to_json
@@ -21,37 +24,42 @@ Arguments = argparse.Namespace
 
 
 def get(store: Store, args: Arguments) -> None:
-    output.value(store.get(args.key), as_json=args.json)
+    item = store.item(args.key)
+    if args.form:
+        ttl = {} if item.ttl is None else {"ttl": round(item.ttl, 3)}
+        shown = {"key": item.key, "value": to_json(item.value), "version": item.version}
+        output.json_line(shown | ttl)
+    else:
+        output.value(item.value)
 
 
 def put(store: Store, args: Arguments) -> None:
     version = store.put(args.key, _value(args), ttl=args.ttl, if_version=args.if_version)
-    if args.json:
-        output.json_line({"version": version})
+    output.one({"version": version}, args.form, "")
 
 
 def delete(store: Store, args: Arguments) -> None:
     version = store.delete(args.key, if_version=args.if_version)
-    if args.json:
-        output.json_line({"version": version})
+    output.one({"version": version}, args.form, "")
 
 
 def incr(store: Store, args: Arguments) -> None:
-    output.value(store.incr(args.key, args.by, initial=args.initial), as_json=args.json)
+    number = store.incr(args.key, args.by, initial=args.initial)
+    output.one(to_json(number), args.form, json_text.compact(number))
+
+
+def expire(store: Store, args: Arguments) -> None:
+    version = store.expire(args.key, args.ttl, if_version=args.if_version)
+    output.one({"version": version}, args.form, "")
 
 
 def list_(store: Store, args: Arguments) -> None:
-    for key, version, *values in islice(_pages(store, args), args.limit):
-        if args.json:
-            shown = {"value": to_json(values[0])} if values else {}
-            output.json_line({"key": key, "version": version, **shown})
-        else:
-            columns = [output.key_text(key), *map(json_text.compact, map(to_json, values))]
-            output.line("\t".join(columns))
+    output.each(islice(_items(store, args), args.limit), args.form, _item_text)
 
 
 def count(store: Store, args: Arguments) -> None:
-    _show_count(store.count(args.prefix), args)
+    keys = store.count(args.prefix)
+    output.one({"count": keys}, args.form, str(keys))
 
 
 def clear(store: Store, args: Arguments) -> None:
@@ -65,7 +73,8 @@ def clear(store: Store, args: Arguments) -> None:
         )
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise Error("nothing was removed")
-    _show_count(store.clear(args.prefix), args)
+    removed = store.clear(args.prefix)
+    output.one({"count": removed}, args.form, str(removed))
 
 
 def ping(store: Store, args: Arguments) -> None:
@@ -73,49 +82,41 @@ def ping(store: Store, args: Arguments) -> None:
     started = time.perf_counter()
     store.ping()
     milliseconds = round((time.perf_counter() - started) * 1000, 3)
-    if args.json:
-        output.json_line({"ms": milliseconds})
-    else:
-        output.line(f"{milliseconds:.3f} ms")
+    output.one({"ms": milliseconds}, args.form, f"{milliseconds:.3f} ms")
 
 
 def info(store: Store, args: Arguments) -> None:
     facts = store.info()
-    if args.json:
+    if args.form:
         output.json_line(to_json(facts))
         return
     for name, fact in _flat(facts):
         output.line(f"{name}: {fact if type(fact) is str else json_text.compact(to_json(fact))}")
 
 
-def load(store: Store, args: Arguments) -> None:
-    transfer.load(store, args.file)
-
-
-def dump(store: Store, args: Arguments) -> None:
-    transfer.dump(store, args.file, args.prefix)
-
-
 def compact(store: Store, _: Arguments) -> None:
     store.compact()
 
 
-def backup(store: Store, args: Arguments) -> None:
-    revision = store.backup(args.folder)
-    if args.json:
-        output.json_line({"revision": revision})
-    else:
-        output.line(f"{args.folder}: revision {revision}")
+def standard_input(args: Arguments) -> BinaryIO:
+    """What a command may read. Raises BadRequest where the commands themselves come from it."""
+    if args.stdin is None:
+        raise BadRequest("standard input holds the commands here; a value or a file is needed")
+    stdin: BinaryIO = args.stdin
+    return stdin
 
 
 def _value(args: Arguments) -> Any:
     """The value to put, from the command line or from stdin."""
-    text = args.value
-    if text == "-":
-        try:
-            text = sys.stdin.buffer.read().decode()
-        except UnicodeDecodeError as error:
-            raise BadRequest(f"standard input is not UTF-8: {error}") from None
+    given = standard_input(args).read() if args.value == "-" else args.value.encode()
+    if args.bytes:
+        return given
+    try:
+        text = given.decode()
+    except UnicodeDecodeError as error:
+        raise BadRequest(
+            f"standard input is not UTF-8: {error}; --bytes stores it as it is"
+        ) from None
     if args.text:
         return text
     try:
@@ -126,22 +127,24 @@ def _value(args: Arguments) -> Any:
         raise BadRequest(f"VALUE is JSON that cannot be stored: {error}") from None
 
 
-def _pages(store: Store, args: Arguments) -> Iterator[tuple[Any, ...]]:
-    """(key, version), and the value if asked for, of all that `list` may print."""
+def _items(store: Store, args: Arguments) -> Iterator[dict[str, Any]]:
+    """All that `list` may print."""
     limit = min(args.limit or PAGE_ITEMS, PAGE_ITEMS)
     after, more = args.after, True
     while more:
         page = store.page(args.prefix, after=after, limit=limit, values=args.values)
-        yield from page.items
+        for key, version, *values in page.items:
+            shown = {"value": to_json(values[0])} if values else {}
+            yield {"key": key, "version": version, **shown}
         more = page.more
         after = page.items[-1][0] if more else ""
 
 
-def _show_count(keys: int, args: Arguments) -> None:
-    if args.json:
-        output.json_line({"count": keys})
-    else:
-        output.line(str(keys))
+def _item_text(item: Mapping[str, Any]) -> str:
+    key = output.key_text(item["key"])
+    if "value" not in item:
+        return key
+    return f"{key}\t{output.json_shown(json_text.compact(item['value']))}"
 
 
 def _flat(facts: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:

@@ -33,10 +33,11 @@ class Entry(NamedTuple):
     size: int
 
 
-def read(name: str, source: BinaryIO) -> Iterator[Entry]:
+def read(name: str, source: BinaryIO) -> Iterator[Entry | BadEntry]:
     """The entries of either form, in order; of JSON Lines, one line at a time.
 
-    Raises BadEntry, which says where, for what is neither form.
+    A line that is no entry comes as a BadEntry, which says where, and the next lines come
+    after it. Raises BadEntry for what is neither form.
     """
     lines = ((number, line) for number, line in enumerate(source, 1) if line.strip())
     first = next(lines, None)
@@ -46,7 +47,10 @@ def read(name: str, source: BinaryIO) -> Iterator[Entry]:
         yield from _members(name, first[0], first[1] + source.read())
     else:
         for number, line in chain([first], lines):
-            yield _entry(f"{name}:{number}", line)
+            try:
+                yield _entry(f"{name}:{number}", line)
+            except BadEntry as error:
+                yield error
 
 
 def _is_one_object(line: bytes, further: Iterator[Any]) -> bool:

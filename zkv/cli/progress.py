@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from zkv.cli.output import keys_text
@@ -17,11 +20,14 @@ class Progress:
     """Counts keys, and shows how much of a total they are.
 
     `total` is in any unit (bytes of a file, keys); 0 stands for not known. `shown` False
-    only counts.
+    only counts. `text` says for a person how many are done.
     """
 
-    def __init__(self, total: int, *, shown: bool = True) -> None:
+    def __init__(
+        self, total: int, *, shown: bool = True, text: Callable[[int], str] = keys_text
+    ) -> None:
         self.keys = 0
+        self._text = text
         self._total = total
         self._done = 0
         self._shown = shown and sys.stderr.isatty()
@@ -37,6 +43,32 @@ class Progress:
             sys.stderr.write(_ERASE_LINE + self._line())
             sys.stderr.flush()
 
+    def note(self, sentence: str) -> None:
+        """A line on stderr, which the bar does not stand in the way of."""
+        print(f"{_ERASE_LINE if self._shown else ''}{sentence}", file=sys.stderr)
+
+    @contextmanager
+    def watching(self, done: Callable[[], int]) -> Iterator[None]:
+        """Shows how much `done` says is done, while something else does it."""
+        if not self._shown:
+            yield
+            return
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(DRAW_EVERY_S):
+                more = done() - self._done
+                self.advance(more, keys=more)
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            self.end()
+
     def end(self) -> float:
         """Takes the bar away and returns the seconds since the start."""
         if self._shown:
@@ -46,6 +78,6 @@ class Progress:
 
     def _line(self) -> str:
         if not self._total:
-            return keys_text(self.keys)
+            return self._text(self.keys)
         part = min(self._done / self._total, 1)
-        return f"[{'#' * int(part * WIDTH):{WIDTH}}] {part:4.0%}  {keys_text(self.keys)}"
+        return f"[{'#' * int(part * WIDTH):{WIDTH}}] {part:4.0%}  {self._text(self.keys)}"

@@ -1,16 +1,17 @@
-"""Whole stores, in and out: `load` and `dump`."""
+"""Whole stores, in and out: `load`, `dump` and `backup`."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, Final
 
-from zkv.cli import entries, json_text
+from zkv.cli import entries, json_text, output
+from zkv.cli.commands import Arguments, standard_input
 from zkv.cli.entries import BadEntry, Entry
-from zkv.cli.output import keys_text
+from zkv.cli.output import bytes_text, keys_text
 from zkv.cli.progress import Progress
 from zkv.errors import Error, RequestError
 from zkv.store import Store
@@ -23,83 +24,113 @@ BATCH_KEYS_MAX: Final = 500
 BATCH_BYTES_MAX: Final = 2**20
 
 
-def load(store: Store, file: str) -> None:
+def load(store: Store, args: Arguments) -> None:
     """Puts every entry of a file.
 
     An entry that cannot be read or put ends it with an error that names the place. The
-    entries before that one are then in the store, and none behind it.
+    entries before that one are then in the store, and none behind it. With `skip_bad` it is
+    named and left out, the others are put, and the error comes at the end.
     """
     with ExitStack() as stack:
-        if file == STANDARD:
-            name, source = "stdin", sys.stdin.buffer
+        if args.file == STANDARD:
+            name, source = "stdin", standard_input(args)
         else:
-            name, source = file, stack.enter_context(open(file, "rb"))
-        progress = Progress(os.fstat(source.fileno()).st_size)
+            name, source = args.file, stack.enter_context(open(args.file, "rb"))
+        loading = _Loading(store, Progress(os.fstat(source.fileno()).st_size), args.skip_bad)
         try:
-            for batch in _batches(entries.read(name, source)):
-                _put_batch(store, batch, progress)
+            loading.put_all(entries.read(name, source))
         except Error as error:
-            raise type(error)(f"{error} (loaded {keys_text(progress.keys)} before)") from None
+            loaded = keys_text(loading.progress.keys)
+            raise type(error)(f"{error} (loaded {loaded} before)") from None
         finally:
-            seconds = progress.end()
-    print(f"loaded {keys_text(progress.keys)} in {seconds:.2f} s", file=sys.stderr)
+            seconds = loading.progress.end()
+    print(f"loaded {keys_text(loading.progress.keys)} in {seconds:.2f} s", file=sys.stderr)
+    if loading.skipped:
+        raise BadEntry(f"{name}: {loading.skipped} could not be loaded and were left out")
 
 
-def dump(store: Store, file: str, prefix: str) -> None:
+def dump(store: Store, args: Arguments) -> None:
     """Writes every key that begins with the prefix, in order, as JSON Lines that `load` reads.
 
     A file appears, or is replaced, only when the dump is whole and on disk. A key that others
     change meanwhile is seen before or after its change. Versions and times to live are left out.
     """
-    if file == STANDARD:
-        _write_all(store, prefix, sys.stdout.buffer, Progress(0, shown=False))
+    if args.file == STANDARD:
+        _write_all(store, args.prefix, sys.stdout.buffer, Progress(0, shown=False))
         return
-    progress = Progress(store.count(prefix))
+    progress = Progress(store.count(args.prefix))
     try:
-        with _writing(file) as target:
-            _write_all(store, prefix, target, progress)
+        with _writing(args.file) as target:
+            _write_all(store, args.prefix, target, progress)
     finally:
         seconds = progress.end()
     print(f"dumped {keys_text(progress.keys)} in {seconds:.2f} s", file=sys.stderr)
 
 
-def _batches(source: Iterator[Entry]) -> Iterator[list[Entry]]:
-    """The entries in order, as many together as make a good request.
+def backup(store: Store, args: Arguments) -> None:
+    """Makes a folder of the data at one revision, and says which."""
 
-    A BadEntry of the source is raised when the entries before it have been handed out.
-    """
-    batch: list[Entry] = []
-    size, bad = 0, None
-    try:
-        for entry in source:
-            batch.append(entry)
-            size += entry.size
-            if len(batch) == BATCH_KEYS_MAX or size >= BATCH_BYTES_MAX:
-                yield batch
-                batch, size = [], 0
-    except BadEntry as error:
-        bad = error
-    if batch:
-        yield batch
-    if bad:
-        raise bad
+    def copied() -> int:
+        with suppress(OSError):  # a file may get another name meanwhile
+            return sum(file.stat().st_size for file in os.scandir(args.folder))
+        return 0
+
+    with Progress(0, text=bytes_text).watching(copied):
+        revision = store.backup(args.folder)
+    output.one({"revision": revision}, args.form, f"{args.folder}: revision {revision}")
 
 
-def _put_batch(store: Store, batch: list[Entry], progress: Progress) -> None:
-    try:
-        store.put_many({entry.key: entry.value for entry in batch})
-        progress.advance(sum(entry.size for entry in batch), keys=len(batch))
-    except RequestError:  # none was put: one by one, to put some and name the first that fails
-        for entry in batch:
-            _put(store, entry)
-            progress.advance(entry.size)
+class _Loading:
+    """Puts entries, as many together as make a good request."""
 
+    def __init__(self, store: Store, progress: Progress, skip_bad: bool) -> None:
+        self.progress = progress
+        self.skipped = 0
+        self._store = store
+        self._skip_bad = skip_bad
+        self._batch: list[Entry] = []
+        self._bytes = 0
 
-def _put(store: Store, entry: Entry) -> None:
-    try:
-        store.put(entry.key, entry.value)
-    except Error as error:
-        raise type(error)(f"{entry.where}: {error}") from None
+    def put_all(self, source: Iterator[Entry | BadEntry]) -> None:
+        """Raises the first error that is not to be skipped, when all before it is put."""
+        try:
+            for entry in source:
+                if isinstance(entry, BadEntry):
+                    self._skip(entry)
+                    continue
+                self._batch.append(entry)
+                self._bytes += entry.size
+                if len(self._batch) == BATCH_KEYS_MAX or self._bytes >= BATCH_BYTES_MAX:
+                    self._put_batch()
+        except BadEntry:
+            self._put_batch()
+            raise
+        self._put_batch()
+
+    def _put_batch(self) -> None:
+        batch, self._batch, self._bytes = self._batch, [], 0
+        try:
+            if batch:
+                self._store.put_many({entry.key: entry.value for entry in batch})
+            self.progress.advance(sum(entry.size for entry in batch), keys=len(batch))
+        except RequestError:  # none was put: one by one, to put some and name those that fail
+            for entry in batch:
+                self._put(entry)
+
+    def _put(self, entry: Entry) -> None:
+        try:
+            self._store.put(entry.key, entry.value)
+            self.progress.advance(entry.size)
+        except RequestError as error:
+            self._skip(type(error)(f"{entry.where}: {error}"))
+        except Error as error:
+            raise type(error)(f"{entry.where}: {error}") from None
+
+    def _skip(self, error: RequestError) -> None:
+        if not self._skip_bad:
+            raise error
+        self.skipped += 1
+        self.progress.note(f"zkv-client: {error}")
 
 
 def _write_all(store: Store, prefix: str, target: BinaryIO, progress: Progress) -> None:
