@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from crash_disk import FATES, CrashDisk
 from harness import wait_until
+from msgspec.structs import replace
 
 from zkv import requests
 from zkv.engines import Call, compaction, journal, local, sessions
@@ -97,7 +98,7 @@ def script(rng: random.Random) -> list[Batch]:
         for _ in range(rng.randint(1, 6)):
             calls.append(_request(rng, seqs))
             if calls[-1].session and rng.random() < 0.3:  # its reply was lost
-                calls.append(calls[-1]._replace(session=calls[-1].session._replace(retry=True)))
+                calls.append(replace(calls[-1], session=replace(calls[-1].session, retry=True)))
         batches.append(Batch(now, calls))
     return batches
 

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from harness import compact
 
 from zkv import requests, values
-from zkv.engines import Call, Engine, Outcome, compaction
+from zkv.engines import Call, Engine, compaction
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.errors import DiskFailed, NotFound, StartError, Unavailable, WrongType
@@ -41,14 +41,20 @@ def get(key: str) -> Call:
     return call("get", key=key)
 
 
-def run(engine: Engine, *calls: Call) -> list[Outcome]:
+class Seen(NamedTuple):
+    result: Any
+    revision: int
+
+
+def run(engine: Engine, *calls: Call) -> list[Seen]:
     """The outcomes, with values as a client would see them."""
-    outcomes = []
-    for result, revision in engine.execute(calls):
-        if not isinstance(result, BaseException) and "value" in result:
-            result = {**result, "value": values.unpack(result["value"])}
-        outcomes.append(Outcome(result, revision))
-    return outcomes
+    seen = []
+    for outcome in engine.execute(calls):
+        result = outcome.result
+        if not isinstance(result, BaseException):
+            result = values.unpack(values.assemble({**result}))
+        seen.append(Seen(result, outcome.revision))
+    return seen
 
 
 def state(engine: Engine) -> list[Any]:
@@ -210,7 +216,7 @@ class Stalled:
         self.writing = self.start(put("new", 2))
         assert self.disk.stuck.wait(PATIENCE_S)
 
-    def start(self, *calls: Call) -> Future[list[Outcome]]:
+    def start(self, *calls: Call) -> Future[list[Seen]]:
         return self.pool.submit(run, self.engine, *calls)
 
     def close(self) -> None:

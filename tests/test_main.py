@@ -128,6 +128,23 @@ def test_it_listens_wherever_it_is_told(tmp_path: Path) -> None:
                 assert ask(socket, {"op": "ping"})["ok"]
 
 
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is only one CPU")
+@pytest.mark.parametrize("options", [[], ["--any-cpu"]])
+def test_what_hands_requests_on_stays_on_one_cpu(tmp_path: Path, options: list[str]) -> None:
+    """The keeper does not: a compaction that it starts must not get into the way."""
+    every = os.sched_getaffinity(0)
+    with serving(tmp_path / "data", *options) as server:
+        threads = os.listdir(f"/proc/{server.process.pid}/task")
+        allowed = [os.sched_getaffinity(int(thread)) for thread in threads]
+    pinned = [cpus for cpus in allowed if cpus != every]
+    if options:
+        assert pinned == []
+    else:
+        assert len(pinned) == len(threads) - 1
+        assert len(pinned[0]) == 1
+        assert pinned == pinned[:1] * len(pinned)
+
+
 @pytest.mark.parametrize("fsync", ["always", "interval", "never"])
 def test_a_mode_that_can_lose_data_says_so(tmp_path: Path, fsync: str) -> None:
     with serving(tmp_path / "data", "--fsync", fsync) as server:

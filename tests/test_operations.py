@@ -42,10 +42,7 @@ class Memory:
     def __call__(self, op: str, **fields: Any) -> Any:
         """The fields of the reply, as a client would see them."""
         request = requests.check({"op": op, **fields})
-        fields = OPERATIONS[op](self.transaction, request.args)
-        if "value" in fields:
-            fields["value"] = values.unpack(fields["value"])
-        return fields
+        return values.unpack(values.assemble(OPERATIONS[op](self.transaction, request.args)))
 
     def keys(self, **fields: Any) -> list[str]:
         return [item[0] for item in self("list", **fields)["items"]]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from zkv import errors, protocol, requests, values
 from zkv.operations import OPERATIONS
-from zkv.requests import ABSENT, OPS
+from zkv.requests import ABSENT, OPS, Session
 
 # By kind of field: what is taken, and what is refused with the field's name.
 TAKEN: dict[str, list[Any]] = {
@@ -178,7 +178,7 @@ def test_a_bad_session_is_refused_by_name(fields: dict[str, Any], field: str) ->
 @pytest.mark.parametrize("session", ["s", b"\xff", "é" * 32, b"s" * 64])
 def test_a_session_comes_with_the_request(session: Any) -> None:
     request = parse(msgpack.packb({"op": "clear", "prefix": "", "session": session, "seq": 7}))
-    assert request.session == (session, 7, False)
+    assert request.session == Session(session, 7, False)
 
 
 def test_a_bad_op_of_a_txn_is_told_by_its_index() -> None:

@@ -117,7 +117,7 @@ NOT_A_MAP = {
     "an array": msgpack.packb(["ping"]),
     "nil": b"\xc0",
     "a key of the map is an int": msgpack.packb({"op": "ping", 1: 2}),
-    "a key of the map is a bin": msgpack.packb({b"op": "ping"}),
+    "a key of the map is a bin": msgpack.packb({"op": "ping", b"op": "ping"}),
     "nested without end": put_of(b"", levels=100_000),
     "an array of 4 G items": put_of(b"\xdd\xff\xff\xff\xff"),
     "a map of 4 G items": put_of(b"\xdf\xff\xff\xff\xff"),

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from wire import Wire, decoded, op, request
 
@@ -50,10 +51,12 @@ lives = pytest.mark.parametrize(
 
 @pytest.fixture
 def wire(tmp_path: Path) -> Iterator[Wire]:
-    """A store with a = 5, which expires, and b = {"x": [1.5, b"y"]}; it is at revision 2."""
+    """A store with a = 5, which expires, and b, which holds an ext; it is at revision 2."""
     with Wire(tmp_path / "data") as wire:
         wire("put", key="a", value=5, ttl=60)
-        wire("put", key="b", value={"x": [1.5, b"y"]})
+        wire(
+            "put", key="b", value={"x": [1.5, b"y", msgpack.ExtType(1, b"z"), msgpack.Timestamp(2)]}
+        )
         yield wire
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import msgpack
@@ -97,6 +98,13 @@ def test_the_comparison_of_these_tests_minds_the_order_of_keys() -> None:
 @given(VALUES)
 def test_msgpack_is_exact(value: Any) -> None:
     assert same(values.unpack(values.pack(value)), value)
+
+
+@given(VALUES, TEXTS)
+def test_what_is_packed_is_assembled_as_it_stands(value: Any, name: str) -> None:
+    part = values.Packed(values.pack(value))
+    wanted = values.pack({"n": 2**64 - 1, "s": [{name: value}], "b": b"b"})
+    assert values.assemble({"n": 2**64 - 1, "s": [{name: part}], "b": b"b"}) == wanted
 
 
 @given(VALUES)
@@ -219,10 +227,28 @@ def test_depth_is_limited_to_the_level(level: str) -> None:
     assert caught.value.details["limit"] == values.DEPTH_MAX
 
 
+def value_or_refusal(unpack: Callable[[bytes], Any], packed: bytes) -> Any:
+    try:
+        return unpack(packed)
+    except ValueError:
+        return ValueError
+
+
 @given(st.binary(max_size=60))
 def test_bytes_are_a_value_or_a_value_error(packed: bytes) -> None:
-    try:
-        value = values.unpack(packed)
-    except ValueError:
-        return
-    assert same(values.unpack(values.pack(value)), value)
+    value = value_or_refusal(values.unpack, packed)
+    if value is not ValueError:
+        assert same(values.unpack(values.pack(value)), value)
+
+
+@given(
+    VALUES.map(values.pack), st.lists(st.tuples(st.integers(0), st.integers(0, 255)), max_size=2)
+)
+def test_the_fast_way_to_unpack_finds_what_the_thorough_one_does(
+    packed: bytes, damages: list[tuple[int, int]]
+) -> None:
+    damaged = bytearray(packed)
+    for at, byte in damages:
+        damaged[at % len(damaged)] = byte
+    found = [value_or_refusal(it, bytes(damaged)) for it in (values.unpack, values.unpack_any)]
+    assert same(*found)

@@ -95,11 +95,11 @@ MUTANTS: Final = (
     Mutant(
         "ttl restored as relative",
         "zkv/engines/journal.py",
-        "        table.load(key, Entry(values.Packed(packed), revision, expires.get(key)))",
+        "        table.load(key, Entry(packed, revision, expires.get(key)))",
         "        deadline = expires.get(key)\n"
         "        if deadline is not None:\n"
         "            deadline += datetime.now(UTC).timestamp() - 1_795_377_851\n"
-        "        table.load(key, Entry(values.Packed(packed), revision, deadline))",
+        "        table.load(key, Entry(packed, revision, deadline))",
         ("tests/test_expiry.py::test_deadlines_are_absolute_on_disk",),
     ),
     Mutant(

@@ -20,7 +20,7 @@ from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
 from zkv.engines.repair import repair
 from zkv.errors import AddressInUse, Damaged, DiskFailed, StartError
-from zkv.server import Server
+from zkv.server import Server, keep_to_one_cpu
 from zkv.service import Service
 
 log = logging.getLogger("zkv.server")
@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=2,
         help="worker threads (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--any-cpu",
+        action="store_true",
+        help="let threads run on any CPU; all stay on one otherwise, which is faster unless "
+        "something else keeps that one busy",
     )
     parser.add_argument(
         "--fsync",
@@ -156,6 +162,8 @@ def _serve(args: argparse.Namespace) -> int:
         )
     gc.freeze()  # the data stays: later collections need not look through it
     service = Service(engine, __version__)
+    if not args.any_cpu:
+        keep_to_one_cpu()
     try:
         server = Server(
             args.listen or [DEFAULT_LISTEN],

@@ -8,13 +8,11 @@ the field's name in a sentence and in the details. Which op has which fields is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Final
 
 from zkv import values
 from zkv.errors import BadRequest, RequestError, TooLarge
-from zkv.values import Packed
 
 KEY_BYTES_MAX: Final = 1024
 TXN_OPS_MAX: Final = 1024
@@ -22,6 +20,8 @@ LIST_ITEMS_MAX: Final = 10_000
 
 
 def check_key(name: str, given: Any) -> str:
+    if type(given) is str and 0 < len(given) <= KEY_BYTES_MAX // 4:  # no character has more
+        return given
     if not given:
         raise BadRequest(f"{name} must be a str of 1..{KEY_BYTES_MAX} bytes", field=name)
     return check_prefix(name, given)
@@ -38,12 +38,13 @@ def check_prefix(name: str, given: Any) -> str:
     return given
 
 
-def check_value(name: str, given: Any) -> Packed:
+def check_value(name: str, given: Any) -> bytes:
+    """Returns the value packed."""
     try:
         values.check_depth(given)
     except BadRequest as error:
         raise BadRequest(error.message, field=name, **error.details) from None
-    return Packed(values.pack(given))
+    return values.pack(given)
 
 
 def check_flag(name: str, given: Any) -> bool:
@@ -92,9 +93,11 @@ def check_guards(name: str, given: Any) -> list[tuple[str, dict[str, Any]]]:
     for index, guard in enumerate(check_array(name, given)):
         if type(guard) is not dict or "key" not in guard:
             raise BadRequest(f"{name}[{index}] must be a map with a key", field=name, index=index)
-        with inside(name, index):
+        try:
             key = check_key("key", guard.pop("key"))
             guards.append((key, check_conditions(name, guard)))
+        except RequestError as error:
+            raise inside(error, name, index) from None
     return guards
 
 
@@ -109,14 +112,9 @@ def check_array(name: str, given: Any) -> list[Any]:
     return given
 
 
-@contextmanager
-def inside(name: str, index: int) -> Iterator[None]:
-    """Has an error say at which item of an array it arose."""
-    try:
-        yield
-    except RequestError as error:
-        details = {**error.details, "index": index}
-        raise type(error)(f"{name}[{index}]: {error.message}", **details) from None
+def inside(error: RequestError, name: str, index: int) -> RequestError:
+    """The error of an item of an array: it says which item that is."""
+    return type(error)(f"{name}[{index}]: {error.message}", **{**error.details, "index": index})
 
 
 def check_limit(name: str, given: Any) -> int:

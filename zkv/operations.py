@@ -33,8 +33,8 @@ def get(t: Transaction, args: Arguments) -> Fields:
     key = args["key"]
     entry = t.find(key) if "default" in args else t.get(key)
     if entry is None:
-        return {"value": args["default"], "version": 0}
-    fields: Fields = {"value": entry.packed, "version": entry.version}
+        return {"value": Packed(args["default"]), "version": 0}
+    fields: Fields = {"value": Packed(entry.packed), "version": entry.version}
     if entry.deadline is not None:
         fields["ttl"] = entry.deadline - t.now
     return fields
@@ -66,9 +66,9 @@ def incr(t: Transaction, args: Arguments) -> Fields:
     number = args["initial"] if entry is None else values.unpack(entry.packed)
     if type(number) not in (int, float):
         raise WrongType("the value is not a number")
-    packed = Packed(values.pack(_in_range(number + args["by"])))
+    packed = values.pack(_in_range(number + args["by"]))
     entry = t.put(args["key"], packed, None if entry is None else entry.deadline)
-    return {"value": packed, "version": entry.version}
+    return {"value": Packed(packed), "version": entry.version}
 
 
 def expire(t: Transaction, args: Arguments) -> Fields:
@@ -86,7 +86,7 @@ def list_(t: Transaction, args: Arguments) -> Fields:
             return {"items": items, "more": True}
         items.append([key, entry.version])
         if args["values"]:
-            items[-1].append(values.unpack(entry.packed))
+            items[-1].append(Packed(entry.packed))
             size += len(entry.packed)
     return {"items": items, "more": False}
 
@@ -104,19 +104,17 @@ def clear(t: Transaction, args: Arguments) -> Fields:
 
 def txn(t: Transaction, args: Arguments) -> Fields:
     success = all(_failing(t.find(key), conditions) is None for key, conditions in args["if"])
-    results: list[Fields] = []
+    results: list[Packed] = []
     size = 0
     for index, request in enumerate(args["then" if success else "else"]):
         try:
-            fields = OPERATIONS[request.op](t, request.args)
-            size += _size(fields)
+            packed = values.assemble(OPERATIONS[request.op](t, request.args))
+            size += len(packed)
             if size > MESSAGE_BYTES_MAX:
                 raise TooLarge("the results are too large for a reply", limit=MESSAGE_BYTES_MAX)
         except Error as error:
             raise type(error)(error.message, **{**error.details, "index": index}) from None
-        results.append(
-            {name: values.unpack(it) if type(it) is Packed else it for name, it in fields.items()}
-        )
+        results.append(Packed(packed))
     return {"success": success, "results": results}
 
 
@@ -161,15 +159,8 @@ _HOLDS: Final[dict[str, Callable[[Entry | None, Any], bool]]] = {
 
 def _with_old(fields: Fields, args: Arguments, old: Entry | None) -> Fields:
     if args["return_old"] and old is not None:
-        fields["old"] = old.packed
+        fields["old"] = Packed(old.packed)
     return fields
-
-
-def _size(fields: Fields) -> int:
-    """About how many bytes the fields add to a reply."""
-    if "items" in fields:
-        return len(values.pack(fields["items"]))
-    return sum(len(it) for it in fields.values() if type(it) is Packed)
 
 
 def _in_range(number: int | float) -> int | float:

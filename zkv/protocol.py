@@ -6,17 +6,13 @@ What a request may hold is in `requests` and `fields`, what an operation does in
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any, Final
-
-import msgpack
 
 from zkv import values
 from zkv.errors import BY_CODE, BadRequest, Error, ProtocolError, TooLarge
 from zkv.fields import KEY_BYTES_MAX, LIST_ITEMS_MAX, TXN_OPS_MAX, check_token, shortened
 from zkv.requests import ABSENT, SESSION_BYTES_MAX
-from zkv.values import Packed
 
 VERSION: Final = 1
 MESSAGE_BYTES_MAX: Final = 8 * 2**20
@@ -37,7 +33,8 @@ LIMITS: Final = {
 
 def decode_map(body: bytes) -> dict[str, Any]:
     """The map of a message body; raises BadRequest, or TooLarge for a body over the limit."""
-    _check_size(body)
+    if len(body) > MESSAGE_BYTES_MAX:
+        raise _too_large(body)
     if not body:
         raise BadRequest("a request is one non-empty body frame, behind an empty delimiter")
     try:
@@ -50,9 +47,6 @@ def decode_map(body: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not one msgpack value: {_reason(error)}") from None
     if type(fields) is not dict:
         raise BadRequest("the body is not a msgpack map")
-    for name in fields:
-        if type(name) is not str:
-            raise BadRequest("a key of the request map is not a str")
     return fields
 
 
@@ -68,18 +62,18 @@ def encode_request(op: str, fields: Mapping[str, Any]) -> bytes:
         body = values.pack({"op": op, **fields})
     except (TypeError, ValueError, OverflowError) as error:
         raise BadRequest(f"msgpack cannot carry this: {error}", field="value") from None
-    _check_size(body)
+    if len(body) > MESSAGE_BYTES_MAX:
+        raise _too_large(body)
     return body
 
 
 def encode_reply(request_id: Any, revision: int, fields: Mapping[str, Any]) -> bytes:
-    """The body of a successful reply. A field that is Packed goes in as it stands."""
-    extra = b"" if request_id is ABSENT else _name("id") + values.pack(request_id)
-    parts = [_ok(len(fields) + bool(extra)), values.pack(revision), extra]
-    for name, field in fields.items():
-        parts.append(_name(name))
-        parts.append(field if type(field) is Packed else values.pack(field))
-    return b"".join(parts)
+    """The body of a successful reply. What is `Packed` goes in as it stands."""
+    reply = {"ok": True, "revision": revision}
+    if request_id is not ABSENT:
+        reply["id"] = request_id
+    reply.update(fields)
+    return values.assemble(reply)
 
 
 def encode_error(request_id: Any, revision: int, error: Error) -> bytes:
@@ -116,13 +110,12 @@ def decode_reply(body: bytes) -> dict[str, Any]:
     raise BY_CODE[code](message, **reply)
 
 
-def _check_size(body: bytes) -> None:
-    if len(body) > MESSAGE_BYTES_MAX:
-        raise TooLarge(
-            f"the message has {len(body)} bytes, the limit is {MESSAGE_BYTES_MAX}",
-            limit=MESSAGE_BYTES_MAX,
-            size=len(body),
-        )
+def _too_large(body: bytes) -> TooLarge:
+    return TooLarge(
+        f"the message has {len(body)} bytes, the limit is {MESSAGE_BYTES_MAX}",
+        limit=MESSAGE_BYTES_MAX,
+        size=len(body),
+    )
 
 
 def _reason(error: ValueError) -> str:
@@ -134,7 +127,7 @@ def _reason(error: ValueError) -> str:
 def _field_not_utf8(body: bytes) -> str:
     """The first field of a request in which a str is not UTF-8."""
     try:
-        fields = values.unpack(body, unicode_errors="surrogateescape")
+        fields = values.unpack_any(body, unicode_errors="surrogateescape")
     except ValueError:
         return "?"
     for name, given in fields.items() if type(fields) is dict else ():
@@ -143,13 +136,3 @@ def _field_not_utf8(body: bytes) -> str:
         except UnicodeEncodeError:
             return shortened(str(name).encode("ascii", "backslashreplace").decode())
     return "?"
-
-
-@functools.cache
-def _ok(fields: int) -> bytes:
-    """The beginning of a successful reply with so many fields behind `revision`."""
-    header: bytes = msgpack.Packer().pack_map_header(fields + 2)
-    return header + _name("ok") + values.pack(True) + _name("revision")
-
-
-_name = functools.cache(values.pack)

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
-from zkv.errors import BadRequest, UnknownOp
+from msgspec import Struct
+
+from zkv.errors import BadRequest, Error, RequestError, UnknownOp
 from zkv.fields import (
     KEY_BYTES_MAX,
     LIST_ITEMS_MAX,
@@ -40,7 +42,7 @@ ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
 """Stands for a field that was not given, since nil is a value."""
 
 
-class Session(NamedTuple):
+class Session(Struct, frozen=True):
     """What makes a write happen once: whose it is, which one, and whether it is sent again."""
 
     id: str | bytes
@@ -48,7 +50,7 @@ class Session(NamedTuple):
     retry: bool
 
 
-class Request(NamedTuple):
+class Request(Struct, frozen=True):
     """One request, checked: `args` holds every field of the op that was given or defaults."""
 
     op: str
@@ -83,10 +85,10 @@ class Op:
         """The arguments of a request with these fields; raises BadRequest or TooLarge."""
         args = self._defaults.copy()
         for name, value in given.items():
-            field = self.fields.get(name)
-            if field is None:
-                raise BadRequest(f"unknown field {quoted(name)}", field=shortened(name))
-            args[name] = field.check(name, value)
+            check = self._checks.get(name)
+            if check is None:
+                raise _unknown_field(name)
+            args[name] = check(name, value)
         for name in self._required:
             if name not in args:
                 raise BadRequest(f"the field {name!r} is missing", field=name)
@@ -100,6 +102,10 @@ class Op:
         return frozenset(self.replies).difference(self.sometimes)
 
     @cached_property
+    def _checks(self) -> dict[str, Callable[[str, Any], Any]]:
+        return {name: field.check for name, field in self.fields.items()}
+
+    @cached_property
     def _required(self) -> tuple[str, ...]:
         return tuple(name for name, field in self.fields.items() if field.required)
 
@@ -111,20 +117,25 @@ class Op:
 
 def check(fields: dict[str, Any]) -> Request:
     """The request in a decoded map without its `id`; raises UnknownOp, BadRequest, TooLarge."""
-    op = _take_op(fields)
+    op = fields.pop("op", ABSENT)
+    if type(op) is not str or op not in OPS:
+        raise _unknown_op(op)
     session = _take_session(fields, OPS[op]) if "session" in fields else None
     return Request(op, OPS[op].check(fields), session)
 
 
-def _take_op(fields: dict[str, Any]) -> str:
-    op = fields.pop("op", ABSENT)
+def _unknown_op(op: Any) -> Error:
     if op is ABSENT:
-        raise BadRequest("the field 'op' is missing", field="op")
+        return BadRequest("the field 'op' is missing", field="op")
     if type(op) is not str:
-        raise BadRequest("op must be a str", field="op")
-    if op not in OPS:
-        raise UnknownOp(f"unknown op {quoted(op)}", field="op")
-    return op
+        return BadRequest("op must be a str", field="op")
+    return UnknownOp(f"unknown op {quoted(op)}", field="op")
+
+
+def _unknown_field(name: Any) -> Error:
+    if type(name) is not str:
+        return BadRequest("a key of the request map is not a str")
+    return BadRequest(f"unknown field {quoted(name)}", field=shortened(name))
 
 
 def _take_session(fields: dict[str, Any], op: Op) -> Session:
@@ -142,12 +153,20 @@ def _check_ops(name: str, given: Any) -> list[Request]:
     for index, fields in enumerate(check_array(name, given)):
         if type(fields) is not dict:
             raise BadRequest(f"{name}[{index}] must be a map", field=name, index=index)
-        with inside(name, index):
-            op = _take_op(fields)
-            if op not in TXN_OPS:
-                raise BadRequest(f"{op} cannot stand in a txn", field="op")
+        try:
+            op = fields.pop("op", ABSENT)
+            if type(op) is not str or op not in TXN_OPS:
+                raise _not_in_txn(op)
             requests.append(Request(op, OPS[op].check(fields)))
+        except RequestError as error:
+            raise inside(error, name, index) from None
     return requests
+
+
+def _not_in_txn(op: Any) -> Error:
+    if type(op) is not str or op not in OPS:
+        return _unknown_op(op)
+    return BadRequest(f"{op} cannot stand in a txn", field="op")
 
 
 TXN_OPS: Final = frozenset(("get", "put", "delete", "incr", "expire", "list", "count"))

@@ -11,7 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+from msgspec import Struct
 
 from zkv import protocol, requests
 from zkv.engines import Call, Engine, Outcome
@@ -27,7 +29,7 @@ PART_BYTES: Final = 4 * 2**20
 """How much of a snapshot file one reply carries."""
 
 
-class _Parsed(NamedTuple):
+class _Parsed(Struct, frozen=True):
     """A request as far as it could be read; a failure is a call that raises it."""
 
     id: Any
@@ -69,10 +71,11 @@ class Service:
             if "id" in fields:
                 protocol.check_id(fields["id"])
                 request_id = fields.pop("id")
-            op, args, session = requests.check(fields)
+            request = requests.check(fields)
+            op, args = request.op, request.args
             if op in self._own:  # about the server or its files, not about the data
                 return _Parsed(request_id, op, Call(_give, {"fields": self._own[op](args)}))
-            return _Parsed(request_id, op, Call(OPERATIONS[op], args, session))
+            return _Parsed(request_id, op, Call(OPERATIONS[op], args, request.session))
         except BaseException as error:
             return _Parsed(request_id, op, Call(_raise, {"error": error}))
 
@@ -147,14 +150,14 @@ def _encode(parsed: _Parsed, outcome: Outcome) -> bytes:
 
 
 def _log_operations(parsed: list[_Parsed], outcomes: list[Outcome], microseconds: int) -> None:
-    for one, (result, revision) in zip(parsed, outcomes, strict=True):
-        args = one.call.args
+    for one, outcome in zip(parsed, outcomes, strict=True):
+        args, result = one.call.args, outcome.result
         entry = {
             "op": one.op,
             "key": args.get("key", args.get("prefix")),
             "outcome": _failure(result).code if isinstance(result, BaseException) else "ok",
             "microseconds": microseconds,
-            "revision": revision,
+            "revision": outcome.revision,
         }
         operation_log.debug(
             "%(op)s %(key)r %(outcome)s %(microseconds)d us revision %(revision)d",

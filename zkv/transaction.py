@@ -10,37 +10,34 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import msgspec
+from msgspec import Struct
 
 from zkv.errors import NotFound
-from zkv.values import Packed
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
-    """What the store holds under one key.
+class Entry(Struct, frozen=True, gc=False):
+    """What the store holds under one key. (A Struct is made in 0.05 µs, a NamedTuple in 0.29.)"""
 
-    Made in a third of the time of a NamedTuple, half its size, and not looked through by
-    the garbage collector.
-    """
-
-    packed: Packed
+    packed: bytes
+    """The value, as msgpack."""
     version: int
     """The revision that last changed the key."""
     deadline: float | None = None
     """When the key expires, in seconds since 1970; None is never."""
 
 
-class Completed(NamedTuple):
-    """A session's request that was carried out, with the fields of its reply."""
+class Completed(Struct, frozen=True):
+    """A session's request that was carried out, and what it came to."""
 
     session: str | bytes
     seq: int
-    fields: Mapping[str, Any]
+    result: Mapping[str, Any] | BaseException
+    """The fields of a success, or the failure."""
 
 
-class Commit(NamedTuple):
+class Commit(Struct, frozen=True):
     """One revision: what it changed, key by key, and the session's request that did it.
 
     None stands for a deletion.
@@ -101,7 +98,7 @@ class Transaction:
             raise NotFound(f"no such key: {key}")
         return entry
 
-    def put(self, key: str, packed: Packed, deadline: float | None = None) -> Entry:
+    def put(self, key: str, packed: bytes, deadline: float | None = None) -> Entry:
         """Sets what a key holds."""
         entry = self.changes[key] = Entry(packed, self.revision, deadline)
         return entry

@@ -17,9 +17,10 @@ import functools
 import math
 from base64 import b64decode, b64encode
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgpack
+import msgspec
 
 from zkv.errors import BadRequest
 
@@ -37,10 +38,8 @@ Value = Any
 """nil, bool, int, float, str, bytes, list, dict, msgpack.Timestamp or msgpack.ExtType."""
 
 
-class Packed(bytes):
-    """A value as msgpack already, to be stored or sent as it stands."""
-
-    __slots__ = ()
+Packed = msgspec.Raw
+"""Wraps the msgpack of a value that goes into `assemble` as it stands."""
 
 
 def pack(value: Value) -> bytes:
@@ -48,7 +47,12 @@ def pack(value: Value) -> bytes:
     return _pack(value)
 
 
-def unpack(packed: bytes, *, unicode_errors: str = "strict") -> Value:
+def assemble(fields: dict[str, Any]) -> bytes:
+    """The msgpack of a map of bool, int, float, str, bytes, lists, maps, and what is `Packed`."""
+    return _assemble(fields)
+
+
+def unpack(packed: bytes) -> Value:
     """The value of what `pack` made, or of what a client sent.
 
     Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
@@ -56,6 +60,14 @@ def unpack(packed: bytes, *, unicode_errors: str = "strict") -> Value:
     map of more than `ITEMS_MAX` items, a map key that is a container, or keys of a map with
     others than str and bin that are equal. Of a str or bin key that comes twice the last counts.
     """
+    try:
+        return _unpack_plain(packed)
+    except ValueError:
+        return unpack_any(packed)
+
+
+def unpack_any(packed: bytes, *, unicode_errors: str = "strict") -> Value:
+    """Like `unpack`, which it is the slow and the thorough half of."""
     try:
         return _unpack(packed, strict_map_key=True, unicode_errors=unicode_errors)
     except ValueError as error:
@@ -119,9 +131,24 @@ def from_json(plain: Any) -> Value:
 
 _pack = msgpack.Packer().pack  # one call into C, so safe in threads: 0.2 µs, packb 0.5 µs
 
+_assemble = msgspec.msgpack.Encoder().encode
+
 _unpack = functools.partial(
     msgpack.unpackb, timestamp=0, max_array_len=ITEMS_MAX, max_map_len=ITEMS_MAX
 )
+
+
+def _plain(levels: int) -> Any:
+    """The type of what has no bin, no ext, only str as keys, and few containers in containers."""
+    scalar = str | float | int | bool | None
+    if levels == 0:
+        return scalar
+    item, items_max = _plain(levels - 1), msgspec.Meta(max_length=ITEMS_MAX)
+    array, map_ = list[item], dict[str, item]  # type: ignore[valid-type]
+    return scalar | Annotated[array, items_max] | Annotated[map_, items_max]
+
+
+_unpack_plain = msgspec.msgpack.Decoder(_plain(6)).decode  # most requests: 0.4 µs, msgpack's 1.0
 
 
 def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -177,7 +204,7 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     bytes: lambda data: {"$b": _base64(data)},
     list: lambda items: [to_json(item) for item in items],
     dict: _dict_to_json,
-    Packed: lambda packed: to_json(unpack(packed)),
+    Packed: lambda packed: to_json(unpack(bytes(packed))),
     msgpack.Timestamp: lambda moment: {"$t": [moment.seconds, moment.nanoseconds]},
     msgpack.ExtType: lambda ext: {"$x": [ext.code, _base64(ext.data)]},
 }

@@ -9,7 +9,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+
+from msgspec import Struct
 
 from zkv.operations import Arguments, Operation
 
@@ -25,7 +27,7 @@ class Session(Protocol):
     def retry(self) -> bool: ...
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """One request, as an engine sees it."""
 
     run: Operation
@@ -33,7 +35,7 @@ class Call(NamedTuple):
     session: Session | None = None
 
 
-class Outcome(NamedTuple):
+class Outcome(Struct, frozen=True):
     """The fields of a success or the exception of a failure, true of `revision`."""
 
     result: Mapping[str, Any] | BaseException

@@ -132,7 +132,7 @@ class _Merge:
                 yield one
             last = key
         for completed, revision in self._sessions.completed():
-            sessions.remember(*completed, revision)
+            sessions.remember(completed, revision)
         for completed, revision in sessions.completed():
             yield snapshot.session_line(completed, revision, self._seed)
 
@@ -168,7 +168,7 @@ class _Merge:
             deadline = record.expires.get(key)
             self._changes[key] = snapshot.Record(key, value, record.rev, deadline)
         if record.session is not None:
-            self._sessions.remember(*from_json(record.session), record.rev)
+            self._sessions.remember(from_json(record.session), record.rev)
         self._bytes += size
         if self._bytes > RUN_BYTES_MAX:
             self._spill()
@@ -182,7 +182,7 @@ class _Merge:
         age = len(self._runs) + 1
         for record, one, _ in snapshot.read(self._disk, name, self._store, snapshot.Record[Raw]):
             if record.session is not None:
-                sessions.remember(*from_json(record.session), record.rev)
+                sessions.remember(from_json(record.session), record.rev)
             else:
                 yield record.key, age, one
 

@@ -103,11 +103,11 @@ def replay(record: Record[Any], table: Table, *, tagged: bool = True) -> None:
     revision, expires = record.rev, record.expires
     for key, plain in record.put.items():
         packed = values.pack(values.from_json(plain) if tagged else plain)
-        table.load(key, Entry(values.Packed(packed), revision, expires.get(key)))
+        table.load(key, Entry(packed, revision, expires.get(key)))
     for key in record.delete:
         table.drop(key)
     if record.session is not None:
-        table.sessions.remember(*sessions.from_json(record.session), revision)
+        table.sessions.remember(sessions.from_json(record.session), revision)
     table.revision, table.next_revision = revision, revision + 1
 
 

@@ -196,7 +196,7 @@ class LocalEngine:
             if session is not None and isinstance(error, RequestError):
                 # Not the exception itself: its traceback holds on to the request.
                 failure = type(error)(error.message, **error.details)
-                sessions.remember(session.id, session.seq, failure, revision)
+                sessions.remember(Completed(session.id, session.seq, failure), revision)
             return Outcome(error, revision)
         if session is not None:
             completed = Completed(session.id, session.seq, result)
@@ -209,7 +209,10 @@ class LocalEngine:
 
     def _take_space(self, changes: Mapping[str, Entry | None]) -> None:
         """Raises NoSpace for changes that need more than deletions do."""
-        size = sum(len(entry.packed) + 512 for entry in changes.values() if entry is not None)
+        size = 0
+        for entry in changes.values():
+            if entry is not None:
+                size += len(entry.packed) + 512
         if size:
             self._space.take(2 * size)  # JSON is larger than msgpack
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 from zkv import values
 from zkv.errors import SessionLost, Stale
 from zkv.transaction import Completed
+from zkv.values import Packed
 
 SESSIONS_MAX: Final = 100_000
 
@@ -23,7 +24,7 @@ class Sessions:
     """Which request of each session was the latest, and what it came to."""
 
     def __init__(self) -> None:
-        self._latest: dict[str | bytes, tuple[int, Result, int]] = {}  # unused for longest first
+        self._latest: dict[str | bytes, tuple[Completed, int]] = {}  # unused for longest first
 
     def __len__(self) -> int:
         return len(self._latest)
@@ -39,28 +40,29 @@ class Sessions:
             if retry:
                 raise SessionLost("the session is not known; whether the request ran is not known")
             return None
-        latest, result, revision = found
-        if seq < latest:
-            raise Stale(f"the session is past seq {seq}: its latest is {latest}")
-        return (result, revision) if seq == latest else None
+        completed, revision = found
+        if seq < completed.seq:
+            raise Stale(f"the session is past seq {seq}: its latest is {completed.seq}")
+        return (completed.result, revision) if seq == completed.seq else None
 
-    def remember(self, session: str | bytes, seq: int, result: Result, revision: int) -> None:
-        """Makes this request the session's latest. A failure changes nothing on disk."""
-        self._latest.pop(session, None)
-        self._latest[session] = seq, result, revision
+    def remember(self, completed: Completed, revision: int) -> None:
+        """Makes this request its session's latest. A failure changes nothing on disk."""
+        self._latest.pop(completed.session, None)
+        self._latest[completed.session] = completed, revision
         if len(self._latest) > SESSIONS_MAX:
             del self._latest[next(iter(self._latest))]
 
     def completed(self) -> Iterator[tuple[Completed, int]]:
         """The latest request of each session, with its revision, unless it failed."""
-        for session, (seq, result, revision) in self._latest.items():
-            if isinstance(result, Mapping):
-                yield Completed(session, seq, result), revision
+        for completed, revision in self._latest.values():
+            if isinstance(completed.result, Mapping):
+                yield completed, revision
 
 
 def to_json(completed: Completed) -> list[Any]:
     """[session, seq, fields of the reply], as the data files have it."""
-    fields = {name: values.to_json(it) for name, it in completed.fields.items()}
+    assert isinstance(completed.result, Mapping)
+    fields = {name: values.to_json(it) for name, it in completed.result.items()}
     return [values.to_json(completed.session), completed.seq, fields]
 
 
@@ -68,7 +70,7 @@ def from_json(plain: Any) -> Completed:
     """The request that `to_json` was given; raises ValueError for anything else."""
     try:
         session, seq, fields = plain
-        named = {name: values.from_json(it) for name, it in fields.items()}
+        named = {name: Packed(values.pack(values.from_json(it))) for name, it in fields.items()}
         return Completed(values.from_json(session), seq, named)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"not a session of zkv: {error}") from None

@@ -26,7 +26,6 @@ from zkv.engines.space import room
 from zkv.engines.table import Table
 from zkv.errors import Damaged, OtherFormat
 from zkv.transaction import Completed, Entry
-from zkv.values import Packed
 
 PREFIX: Final = "snapshot-"
 Value = TypeVar("Value")
@@ -151,10 +150,9 @@ def take(table: Table, name: str, records: Iterable[tuple[Record[Any], bytes, in
         for record, one, offset in records:  # noqa: B007 - it is told of
             if record.version:
                 value = from_json(record.value) if tag_mark in one else record.value
-                put(record.key, Entry(Packed(pack(value)), record.version, record.expires))
+                put(record.key, Entry(pack(value), record.version, record.expires))
             elif record.session is not None:
-                session, seq, reply = sessions.from_json(record.session)
-                table.sessions.remember(session, seq, reply, record.rev)
+                table.sessions.remember(sessions.from_json(record.session), record.rev)
     except (ValueError, TypeError) as error:
         raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error}") from None
 
