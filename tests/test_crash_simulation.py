@@ -172,7 +172,8 @@ def run(disk: CrashDisk, batches: list[Batch], fsync: Fsync) -> list[Point]:
         if number in (15, 45):
             engine.compact()
             revision = engine.revision
-            wait_until(lambda: engine.info()["snapshot_revision"] == revision)  # noqa: B023
+            # A removal of expired keys that no reply told of may make it one more.
+            wait_until(lambda: engine.info()["snapshot_revision"] >= revision)  # noqa: B023
             recorder.floor = revision
         if number == 30:
             engine.close()

@@ -152,6 +152,19 @@ def test_repair_takes_a_snapshot_without_its_bad_line(data: Path) -> None:
         assert contents(store) == {f"key:{n}": n for n in range(1, 10) if n != 2}
 
 
+def test_repair_goes_on_behind_a_line_of_another_kind_of_file(data: Path) -> None:
+    """Its CRC is good, so it is the store's own: a line of a snapshot in a journal."""
+    (name,) = Disk(data).data_files("snapshot-")
+    of_a_key = (data / name).read_bytes().splitlines(keepends=True)[1]
+    path = segment(data, 0)
+    first = path.read_bytes().index(b'{"rev":5')
+    replace(path, b'{"rev":5', of_a_key + b'{"rev":5')
+    done = server("--repair", str(data))
+    assert done.out[0] == f"lost: {path.name}: not a line of such a file at byte {first}"
+    with zkv.open(data) as store:
+        assert contents(store) == {f"key:{n}": n for n in range(1, 10)}
+
+
 @pytest.mark.parametrize("gone", ["journal", "snapshot"])
 def test_repair_says_which_revisions_are_missing(gone: str, data: Path) -> None:
     if gone == "journal":

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -31,8 +32,7 @@ WAIT_S: Final = 120.0
 FILL_WINDOW: Final = 60
 """Requests under way while zkv is filled. Its ROUTER holds 128 replies a connection and drops
 what comes beyond; and libzmq says only of every 64th reply that it has left."""
-REWRITE_LOOK_S: Final = 0.05
-"""How often a server is asked whether it is done: not so often that this is a load."""
+REWRITE_LOOK_S: Final = 0.05  # seldom enough to be no load
 REPLY_TIMEOUT_MS: Final = 10_000
 COMPACT_AT: Final = """\
 import zkv.__main__, zkv.engines.local
@@ -209,9 +209,8 @@ class Redis:
         """Has the append-only file rewritten as a snapshot; returns when it is."""
         with redis.Redis(port=self._port) as server:
             server.bgrewriteaof()
-            wait_until(
-                lambda: server.info("persistence")["aof_rewrite_in_progress"] == 0, REWRITE_LOOK_S
-            )
+            state = partial(server.info, "persistence")
+            wait_until(lambda: state()["aof_rewrite_in_progress"] == 0, REWRITE_LOOK_S)
 
 
 class _RedisClient:

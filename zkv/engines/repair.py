@@ -94,7 +94,12 @@ def _good_records(
             lost.append(f"{name}: bad line at byte {offset}")
             found = list(journal.good_lines(one, seed))
         for fields in found:
-            yield msgspec.convert(fields, kind), one, offset
+            try:
+                record = msgspec.convert(fields, kind)
+            except msgspec.ValidationError:
+                lost.append(f"{name}: not a line of such a file at byte {offset}")
+            else:
+                yield record, one, offset
         offset += len(one)
 
 

@@ -29,7 +29,9 @@ from zkv.transaction import Completed, Entry
 
 PREFIX: Final = "snapshot-"
 Value = TypeVar("Value")
-_WRITE_BYTES: Final = 4 * 2**20
+_WRITE_BYTES: Final = 256 * 1024
+"""Beside a snapshot written so, the slowest 1% of a journal's syncs took 8 to 22 ms; with 4 MiB,
+28 to 48 ms; without one, 8 ms."""
 
 
 class Record(msgspec.Struct, Generic[Value], gc=False, omit_defaults=True):
