@@ -100,7 +100,7 @@ MUTANTS: Final = (
         "        if deadline is not None:\n"
         "            deadline += datetime.now(UTC).timestamp() - 1_795_377_851\n"
         "        table.load(key, Entry(packed, revision, deadline))",
-        ("tests/test_expiry.py::test_deadlines_are_absolute_on_disk",),
+        ("tests/test_expiry.py::test_what_expires_while_nothing_runs_does_not_come_back",),
     ),
     Mutant(
         "expired keys are there until swept",
