@@ -75,8 +75,9 @@ def _parser() -> argparse.ArgumentParser:
         "--workers",
         metavar="N",
         type=_positive,
-        default=2,
-        help="worker threads (default: %(default)s)",
+        default=1,
+        help="worker threads (default: %(default)s); with one, all that waits while it syncs "
+        "becomes one batch",
     )
     parser.add_argument(
         "--any-cpu",

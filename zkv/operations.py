@@ -14,7 +14,7 @@ from typing import Any, Final
 from zkv import values
 from zkv.errors import Conflict, Error, Overflow, TooLarge, WrongType
 from zkv.protocol import MESSAGE_BYTES_MAX
-from zkv.transaction import Entry, Transaction
+from zkv.transaction import Entry, Transaction, missing
 from zkv.values import Packed
 
 Arguments = Mapping[str, Any]
@@ -31,8 +31,10 @@ def ping(_: Transaction, __: Arguments) -> Fields:
 
 def get(t: Transaction, args: Arguments) -> Fields:
     key = args["key"]
-    entry = t.find(key) if "default" in args else t.get(key)
+    entry = t.find(key)
     if entry is None:
+        if "default" not in args:
+            raise missing(key)
         return {"value": Packed(args["default"]), "version": 0}
     fields: Fields = {"value": Packed(entry.packed), "version": entry.version}
     if entry.deadline is not None:

@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
-from msgspec import Struct
-
 from zkv import protocol, requests
 from zkv.engines import Call, Engine, Outcome
 from zkv.errors import Error, Internal, Unavailable
@@ -29,12 +27,11 @@ PART_BYTES: Final = 4 * 2**20
 """How much of a snapshot file one reply carries."""
 
 
-class _Parsed(Struct, frozen=True):
-    """A request as far as it could be read; a failure is a call that raises it."""
+class _Asked(Call, frozen=True):
+    """A request as far as it could be read; what could not be read is a call that says so."""
 
-    id: Any
-    op: str
-    call: Call
+    id: Any = ABSENT
+    op: str = "unreadable"
 
 
 class Service:
@@ -56,15 +53,14 @@ class Service:
     def handle(self, bodies: Sequence[bytes]) -> list[bytes]:
         """One reply for each request, in order, when all of them are true of the disk."""
         started = time.perf_counter_ns()
-        parsed = [self._parse(body) for body in bodies]
-        outcomes = self._execute([one.call for one in parsed])
-        replies = [_encode(one, outcome) for one, outcome in zip(parsed, outcomes, strict=True)]
-        self._count(parsed, outcomes)
+        asked = [self._parse(body) for body in bodies]
+        outcomes = self._execute(asked)
+        self._count(asked, outcomes)
         if operation_log.isEnabledFor(logging.DEBUG):
-            _log_operations(parsed, outcomes, (time.perf_counter_ns() - started) // 1000)
-        return replies
+            _log_operations(asked, outcomes, (time.perf_counter_ns() - started) // 1000)
+        return [_encode(one, outcome) for one, outcome in zip(asked, outcomes, strict=True)]
 
-    def _parse(self, body: bytes) -> _Parsed:
+    def _parse(self, body: bytes) -> _Asked:
         request_id, op = ABSENT, "unreadable"
         try:
             fields = protocol.decode_map(body)
@@ -74,12 +70,12 @@ class Service:
             request = requests.check(fields)
             op, args = request.op, request.args
             if op in self._own:  # about the server or its files, not about the data
-                return _Parsed(request_id, op, Call(_give, {"fields": self._own[op](args)}))
-            return _Parsed(request_id, op, Call(OPERATIONS[op], args, request.session))
+                return _Asked(_give, {"fields": self._own[op](args)}, None, request_id, op)
+            return _Asked(OPERATIONS[op], args, request.session, request_id, op)
         except BaseException as error:
-            return _Parsed(request_id, op, Call(_raise, {"error": error}))
+            return _Asked(_raise, {"error": error}, None, request_id, op)
 
-    def _execute(self, calls: list[Call]) -> list[Outcome]:
+    def _execute(self, calls: Sequence[Call]) -> list[Outcome]:
         try:
             return self._engine.execute(calls)
         except Exception as error:
@@ -112,13 +108,13 @@ class Service:
         data, size = self._engine.read_snapshot(args["revision"], args["offset"], PART_BYTES)
         return {"data": data, "bytes": size}
 
-    def _count(self, parsed: list[_Parsed], outcomes: list[Outcome]) -> None:
+    def _count(self, asked: list[_Asked], outcomes: list[Outcome]) -> None:
         try:
             requests, errors = self._local.counters
         except AttributeError:
             requests, errors = self._local.counters = Counter[str](), Counter[str]()
             self._counters.append((requests, errors))
-        for one, outcome in zip(parsed, outcomes, strict=True):
+        for one, outcome in zip(asked, outcomes, strict=True):
             requests[one.op] += 1
             if isinstance(outcome.result, BaseException):
                 errors[_failure(outcome.result).code] += 1
@@ -140,18 +136,18 @@ def _failure(error: BaseException) -> Error:
     return Internal("a defect of the server; its log says more")
 
 
-def _encode(parsed: _Parsed, outcome: Outcome) -> bytes:
+def _encode(asked: _Asked, outcome: Outcome) -> bytes:
     result = outcome.result
     if not isinstance(result, BaseException):
-        return protocol.encode_reply(parsed.id, outcome.revision, result)
+        return protocol.encode_reply(asked.id, outcome.revision, result)
     if not isinstance(result, Error):
-        log.error("%s failed", parsed.op, exc_info=result)
-    return protocol.encode_error(parsed.id, outcome.revision, _failure(result))
+        log.error("%s failed", asked.op, exc_info=result)
+    return protocol.encode_error(asked.id, outcome.revision, _failure(result))
 
 
-def _log_operations(parsed: list[_Parsed], outcomes: list[Outcome], microseconds: int) -> None:
-    for one, outcome in zip(parsed, outcomes, strict=True):
-        args, result = one.call.args, outcome.result
+def _log_operations(asked: list[_Asked], outcomes: list[Outcome], microseconds: int) -> None:
+    for one, outcome in zip(asked, outcomes, strict=True):
+        args, result = one.args, outcome.result
         entry = {
             "op": one.op,
             "key": args.get("key", args.get("prefix")),

@@ -99,7 +99,7 @@ class Transaction:
         """The entry of a key; raises NotFound."""
         entry = self.find(key)
         if entry is None:
-            raise NotFound(f"no such key: {key}")
+            raise missing(key)
         return entry
 
     def put(self, key: str, packed: bytes, deadline: float | None = None) -> Entry:
@@ -135,3 +135,8 @@ class Transaction:
     def _merged(self, below: Iterator[str], prefix: str, after: str) -> Iterator[str]:
         changed = sorted(key for key in self.changes if key.startswith(prefix) and key > after)
         return (key for key, _ in groupby(heapq.merge(below, changed)))
+
+
+def missing(key: str) -> NotFound:
+    """The error of a key that is not there."""
+    return NotFound(f"no such key: {key}")

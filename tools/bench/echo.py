@@ -13,7 +13,7 @@ import msgpack
 import zmq
 
 REPLY = msgpack.packb({"ok": True, "revision": 1, "value": "x" * 100, "version": 1})
-WORKERS = 2  # as many as zkv's
+WORKERS = 1  # as many as zkv's
 
 
 def work(context: zmq.Context[zmq.Socket[bytes]]) -> None:

@@ -59,7 +59,9 @@ class Table:
 
     def get(self, key: str) -> Entry | None:
         entry = self._entries.get(key)
-        return _from_compact(entry) if isinstance(entry, bytes) else entry
+        if isinstance(entry, bytes):
+            return Entry(entry[_VERSION.size :], _VERSION.unpack_from(entry)[0])
+        return entry
 
     def keys(self, prefix: str, after: str) -> Iterator[str]:
         assert self._index is not None
@@ -121,10 +123,6 @@ def _compact(entry: Entry) -> Entry | bytes:
     if entry.deadline is None and len(entry.packed) <= _COMPACT_BYTES_MAX:
         return _VERSION.pack(entry.version) + entry.packed
     return entry
-
-
-def _from_compact(entry: bytes) -> Entry:
-    return Entry(entry[8:], _VERSION.unpack_from(entry)[0])
 
 
 def _end_of(prefix: str) -> str | None:
