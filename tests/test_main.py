@@ -92,7 +92,7 @@ def test_help_tells_every_default_and_every_exit_code() -> None:
     for default in (
         "--data DIR data folder (default: ./zkv-data)",
         "(default: tcp://127.0.0.1:5757)",
-        "--workers N worker threads (default: 2)",
+        "--workers N worker threads (default: 1)",
         "before they are acknowledged (always, the default)",
         "(default: info)",
         "(default: text)",

@@ -150,7 +150,7 @@ class Server:
                     for envelope, reply in zip(envelopes, self._handle(bodies), strict=True):
                         for frame in envelope:
                             clients.send(frame, zmq.SNDMORE)
-                        clients.send(reply)
+                        clients.send(reply, copy=False)
 
 
 def _look_again(clients: zmq.Socket[bytes]) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from peers import VALUE, Echo, Peer, Redis, Zkv, names, running, wait_until
 from traffic import Script, drive, drive_native, native_load
 
+import zkv
 from zkv import protocol
 
 KEYS: Final = 10_000
@@ -72,6 +73,17 @@ def get_many(client: Any, every: Iterator[str]) -> Call:
 def put_many(client: Any, every: Iterator[str]) -> Call:
     dicts = cycle([dict.fromkeys(islice(every, MANY), VALUE) for _ in range(KEYS // MANY)])
     return lambda: client.put_many(next(dicts))
+
+
+def txn(client: zkv.Client, every: Iterator[str]) -> Call:
+    lists = cycle([list(islice(every, MANY)) for _ in range(KEYS // MANY)])
+
+    def call() -> None:
+        with client.transaction() as block:
+            for key in next(lists):
+                block.put(key, VALUE)
+
+    return call
 
 
 def put_and_delete(client: Any, every: Iterator[str]) -> Call:
