@@ -22,7 +22,7 @@ ROWS: Final = (
     ("put-always-8", "requests_per_s", "put, 8 clients, synced"),
     ("put-always-24", "requests_per_s", "put, 24 clients, synced"),
     ("get-many-500", "keys_per_s", "get 500 keys at a time"),
-    ("txn-500", "keys_per_s", "put 500 keys at a time, synced"),
+    ("put-many-500", "keys_per_s", "put 500 keys at a time, synced"),
 )
 WIDTH: Final = 760
 LEFT: Final = 270

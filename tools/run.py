@@ -12,12 +12,13 @@ TALK = """\
 Talk to it from another terminal, in this folder:
   .venv/bin/zkv-client put user:1 '{"name": "Ada"}'
   .venv/bin/zkv-client get user:1
+  .venv/bin/zkv-client                    a shell, where TAB completes commands and keys
 Ctrl-C stops it; the data stays in ./zkv-data.
 """
 
 
 def main() -> None:
-    python = python_with()
+    python = python_with("cli")
     print(TALK, flush=True)
     os.execv(python, [str(VENV / "bin" / "python"), "-m", "zkv", *sys.argv[1:]])
 

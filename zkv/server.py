@@ -148,9 +148,7 @@ class Server:
                 envelopes, bodies, stopping = _receive_batch(clients)
                 if bodies:
                     for envelope, reply in zip(envelopes, self._handle(bodies), strict=True):
-                        for frame in envelope:
-                            clients.send(frame, zmq.SNDMORE)
-                        clients.send(reply, copy=False)
+                        _send(clients, envelope, reply)
 
 
 def _look_again(clients: zmq.Socket[bytes]) -> None:
@@ -181,6 +179,12 @@ def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[
         full = len(bodies) == BATCH_MAX or size >= BATCH_BYTES_MAX
         if full or not clients.poll(0):
             return envelopes, bodies, False
+
+
+def _send(clients: zmq.Socket[bytes], envelope: list[bytes], reply: bytes) -> None:
+    for frame in envelope:
+        clients.send(frame, zmq.SNDMORE)
+    clients.send(reply, copy=False)  # a large one is not copied once more; libzmq keeps it
 
 
 def _split(frames: list[bytes]) -> tuple[list[bytes], bytes]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import cost
 import report
 import zmq
 from peers import Skipped
@@ -35,6 +36,9 @@ SYNCS = 20
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures, prints the table as it grows, and keeps the JSON file up to date."""
     args = _parser().parse_args(argv)
+    if args.cost:
+        cost.show()
+        return 0
     if args.list:
         print("\n".join(f"{work.name:14} {work.what}" for work in WORKS))
         return 0
@@ -134,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
         "--json", metavar="FILE", type=Path, default=Path("bench.json"),
         help="where the figures go (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--cost", action="store_true", help="what one request costs the server, step by step"
+    )
     parser.add_argument("--list", action="store_true", help="name the works, and measure nothing")
     return parser
 

@@ -55,13 +55,13 @@ class Sessions:
     def completed(self) -> Iterator[tuple[Completed, int]]:
         """The latest request of each session, with its revision, unless it failed."""
         for completed, revision in self._latest.values():
-            if isinstance(completed.result, Mapping):
+            if not isinstance(completed.result, BaseException):
                 yield completed, revision
 
 
 def to_json(completed: Completed) -> list[Any]:
     """[session, seq, fields of the reply], as the data files have it."""
-    assert isinstance(completed.result, Mapping)
+    assert not isinstance(completed.result, BaseException)
     fields = {name: values.to_json(it) for name, it in completed.result.items()}
     return [values.to_json(completed.session), completed.seq, fields]
 
