@@ -55,7 +55,9 @@ def keep_to_one_cpu() -> None:
     connections with 16 requests under way each, 130,000 requests/s either way. As batch
     jobs they do not break in on each other, so more is done at a time: 8 % more requests.
     """
-    if sys.platform == "linux":
+    if sys.platform != "linux":
+        return
+    with suppress(OSError):  # a container may forbid it
         fields_behind_name = Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()
         os.sched_setaffinity(0, {int(fields_behind_name[36])})  # field 39, "processor": proc(5)
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
