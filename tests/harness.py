@@ -22,12 +22,15 @@ EXIT_S = 10
 
 
 class ServerProcess:
-    """zkv-server on a free port of loopback, as a process of its own."""
+    """zkv-server on a free port of loopback, as a process of its own.
+
+    It has more workers than by default, so that requests overtake each other.
+    """
 
     def __init__(self, data: Path, *options: str) -> None:
         self.data = data
         self.log = data.with_name(f"{data.name}.log")
-        command = [sys.executable, "-m", "zkv", "--data", str(data)]
+        command = [sys.executable, "-m", "zkv", "--data", str(data), "--workers", "4"]
         if "--listen" not in options:
             command += ["--listen", "tcp://127.0.0.1:*"]
         with self.log.open("ab") as log:
