@@ -19,7 +19,8 @@ Ctrl-C stops it; the data stays in ./zkv-data.
 
 def main() -> None:
     python = python_with("cli")
-    print(TALK, flush=True)
+    if len(sys.argv) == 1:  # with options it may be elsewhere
+        print(TALK, flush=True)
     os.execv(python, [str(VENV / "bin" / "python"), "-m", "zkv", *sys.argv[1:]])
 
 

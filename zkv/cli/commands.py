@@ -121,7 +121,9 @@ def _value(args: Arguments) -> Any:
         return text
     try:
         return json_text.parse(text)
-    except json.JSONDecodeError:
+    except json.JSONDecodeError as error:
+        if text.lstrip()[:1] in ("{", "["):  # --text says that it is meant
+            print(f"zkv-client: taken as text, since it is not JSON: {error}", file=sys.stderr)
         return text
     except ValueError as error:
         raise BadRequest(f"VALUE is JSON that cannot be stored: {error}") from None
