@@ -10,8 +10,8 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "zkv"
 
 ROWS = (
-    {"errors", "loading", "logs"},
-    {"values", "engines.disk", "engines.line"},
+    {"bar", "errors", "logs"},
+    {"loading", "values", "engines.disk", "engines.line"},
     {"fields", "transaction", "engines.space", "engines.watermark"},
     {"requests"},
     {"protocol"},

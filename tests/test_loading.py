@@ -23,7 +23,7 @@ KEYS = 3000
 AT_ONCE = """\
 import zkv.__main__, zkv.loading
 zkv.loading.QUIET_S = 0
-zkv.loading.DRAW_EVERY_S = zkv.loading.LOG_EVERY_S = 0
+zkv.bar.DRAW_EVERY_S = zkv.loading.LOG_EVERY_S = 0
 zkv.__main__.main()
 """
 """A server that shows every step, however quick it is."""

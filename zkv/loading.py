@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from zkv import bar
+
 QUIET_S: Final = 1.0
 """What takes less shows nothing."""
 
-DRAW_EVERY_S: Final = 0.1
 LOG_EVERY_S: Final = 5.0
-_WIDTH: Final = 30
-_ERASE_LINE: Final = "\r\x1b[K"
 
 
 @contextmanager
@@ -31,10 +30,8 @@ def shown(log: logging.Logger) -> Iterator[Callable[[int, int, int], None]]:
             return
         part = done / total
         if terminal:
-            bar = f"[{'#' * int(part * _WIDTH):{_WIDTH}}] {part:4.0%}  {keys} keys"
-            sys.stderr.write(_ERASE_LINE + bar)
-            sys.stderr.flush()
-            due, drawn = now + DRAW_EVERY_S, True
+            bar.draw(bar.text(part, f"{keys} keys"))
+            due, drawn = now + bar.DRAW_EVERY_S, True
         else:
             log.info("loading: %.0f%% of %d MB, %d keys", 100 * part, total / 1e6, keys)
             due = now + LOG_EVERY_S
@@ -43,5 +40,4 @@ def shown(log: logging.Logger) -> Iterator[Callable[[int, int, int], None]]:
         yield show
     finally:
         if drawn:
-            sys.stderr.write(_ERASE_LINE)
-            sys.stderr.flush()
+            bar.draw()

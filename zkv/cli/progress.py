@@ -7,13 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Final
 
+from zkv import bar
 from zkv.cli.output import keys_text
-
-WIDTH: Final = 30
-DRAW_EVERY_S: Final = 0.1
-_ERASE_LINE: Final = "\r\x1b[K"
 
 
 class Progress:
@@ -39,13 +35,12 @@ class Progress:
         self.keys += keys
         self._done += amount
         if self._shown and time.monotonic() >= self._draw_at:
-            self._draw_at = time.monotonic() + DRAW_EVERY_S
-            sys.stderr.write(_ERASE_LINE + self._line())
-            sys.stderr.flush()
+            self._draw_at = time.monotonic() + bar.DRAW_EVERY_S
+            bar.draw(self._line())
 
     def note(self, sentence: str) -> None:
         """A line on stderr, which the bar does not stand in the way of."""
-        print(f"{_ERASE_LINE if self._shown else ''}{sentence}", file=sys.stderr)
+        print(f"{bar.ERASE_LINE if self._shown else ''}{sentence}", file=sys.stderr)
 
     @contextmanager
     def watching(self, done: Callable[[], int]) -> Iterator[None]:
@@ -56,7 +51,7 @@ class Progress:
         ended = threading.Event()
 
         def watch() -> None:
-            while not ended.wait(DRAW_EVERY_S):
+            while not ended.wait(bar.DRAW_EVERY_S):
                 more = done() - self._done
                 self.advance(more, keys=more)
 
@@ -72,12 +67,11 @@ class Progress:
     def end(self) -> float:
         """Takes the bar away and returns the seconds since the start."""
         if self._shown:
-            sys.stderr.write(_ERASE_LINE)
-            sys.stderr.flush()
+            bar.draw()
         return time.monotonic() - self._started
 
     def _line(self) -> str:
         if not self._total:
             return self._text(self.keys)
         part = min(self._done / self._total, 1)
-        return f"[{'#' * int(part * WIDTH):{WIDTH}}] {part:4.0%}  {self._text(self.keys)}"
+        return bar.text(part, self._text(self.keys))
