@@ -26,7 +26,7 @@ class Table:
         self.next_revision = 1
         self.sessions = Sessions()
         self._entries: dict[str, Entry | bytes] = {}
-        self._index: SortedList[str] | None = None
+        self._index: SortedList[str] = SortedList()
         self._deadlines: list[tuple[float, str]] = []  # a heap; some are of entries long gone
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class Table:
         for key, entry in commit.changes.items():
             if entry is not None:
                 self._put(key, entry)
-            elif self._entries.pop(key, None) is not None and self._index is not None:
+            elif self._entries.pop(key, None) is not None:
                 self._index.remove(key)
         if commit.completed is not None:
             self.sessions.remember(commit.completed, commit.revision)
@@ -64,7 +64,6 @@ class Table:
         return entry
 
     def keys(self, prefix: str, after: str) -> Iterator[str]:
-        assert self._index is not None
         if after >= prefix:
             found = self._index.irange(after, _end_of(prefix), inclusive=(False, False))
         else:
@@ -74,7 +73,6 @@ class Table:
     def count(self, prefix: str) -> int:
         if not prefix:
             return len(self._entries)
-        assert self._index is not None
         end = _end_of(prefix)
         stop = len(self._index) if end is None else self._index.bisect_left(end)
         return stop - int(self._index.bisect_left(prefix))
@@ -90,11 +88,10 @@ class Table:
         return keys
 
     def _put(self, key: str, entry: Entry) -> None:
-        if self._index is not None:
-            if key not in self._entries:
-                self._index.add(key)
-            if entry.deadline is not None:
-                self._note_deadline(key, entry.deadline)
+        if key not in self._entries:
+            self._index.add(key)
+        if entry.deadline is not None:
+            self._note_deadline(key, entry.deadline)
         self._entries[key] = _compact(entry)
 
     def _note_deadline(self, key: str, deadline: float) -> None:
