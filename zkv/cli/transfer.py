@@ -13,6 +13,7 @@ from zkv.cli.commands import Arguments, standard_input
 from zkv.cli.entries import BadEntry, Entry
 from zkv.cli.output import bytes_text, keys_text
 from zkv.cli.progress import Progress
+from zkv.engines.disk import Disk
 from zkv.errors import Error, RequestError
 from zkv.store import Store
 from zkv.values import to_json
@@ -161,8 +162,4 @@ def _writing(file: str) -> Iterator[BinaryIO]:
         except BaseException:
             os.unlink(aside)
             raise
-    folder = os.open(os.path.dirname(path), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    Disk(os.path.dirname(path)).sync_folder()
