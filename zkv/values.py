@@ -42,14 +42,13 @@ Packed = msgspec.Raw
 """Wraps the msgpack of a value that goes into `assemble` as it stands."""
 
 
-def pack(value: Value) -> bytes:
-    """The msgpack of a value: the same bytes for the same value, type and order of keys."""
-    return _pack(value)
+pack: Final[Callable[[Value], bytes]] = msgpack.Packer().pack
+"""The msgpack of a value: the same bytes for the same value, type and order of keys.
 
+One call into C, so safe in threads: 0.2 µs, where `packb` takes 0.5 µs."""
 
-def assemble(fields: dict[str, Any]) -> bytes:
-    """The msgpack of a map of bool, int, float, str, bytes, lists, maps, and what is `Packed`."""
-    return _assemble(fields)
+assemble: Final[Callable[[dict[str, Any]], bytes]] = msgspec.msgpack.Encoder().encode
+"""The msgpack of a map of bool, int, float, str, bytes, lists, maps, and what is `Packed`."""
 
 
 def unpack(packed: bytes) -> Value:
@@ -128,10 +127,6 @@ def from_json(plain: Any) -> Value:
         raise ValueError("a tag beside other keys")
     return {key: from_json(item) for key, item in plain.items()}
 
-
-_pack = msgpack.Packer().pack  # one call into C, so safe in threads: 0.2 µs, packb 0.5 µs
-
-_assemble = msgspec.msgpack.Encoder().encode
 
 _unpack = functools.partial(
     msgpack.unpackb, timestamp=0, max_array_len=ITEMS_MAX, max_map_len=ITEMS_MAX

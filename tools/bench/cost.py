@@ -42,7 +42,7 @@ def show() -> None:
         {"version": 7},
     ]
     table = Table()
-    table.load(KEY, entry)
+    table.load(KEY, entry.packed, entry.version, None)
 
     def operate(op: str, fields: dict[str, Any]) -> float:
         args = requests.check({"op": op, **fields}).args

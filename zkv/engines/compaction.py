@@ -165,7 +165,7 @@ class _Merge:
         self._revision = record.rev
         self._changes.update(dict.fromkeys(record.delete))
         for key, value in record.put.items():
-            deadline = record.expires.get(key)
+            deadline = None if record.expires is None else record.expires.get(key)
             self._changes[key] = snapshot.Record(key, value, record.rev, deadline)
         if record.session is not None:
             self._sessions.remember(from_json(record.session), record.rev)

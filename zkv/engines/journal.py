@@ -21,7 +21,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
@@ -36,7 +36,7 @@ from zkv.engines.disk import Disk
 from zkv.engines.table import Table
 from zkv.engines.watermark import Watermark
 from zkv.errors import DiskFailed
-from zkv.transaction import Commit, Entry
+from zkv.transaction import Commit
 
 PREFIX: Final = "journal-"
 RESERVED: Final = 1_000_000
@@ -54,12 +54,13 @@ class Record(msgspec.Struct, Generic[Value], gc=False):
 
     rev: int
     put: dict[str, Value] = {}
-    delete: list[str] = []
-    expires: dict[str, float] = {}
+    delete: Sequence[str] = ()
+    expires: dict[str, float] | None = None
     session: list[Any] | None = None
     batch: int = 0
     end: str | None = None
     reserved: int | None = None
+    crc: str = ""
 
 
 def name_of(first: int) -> str:
@@ -103,12 +104,12 @@ def replay(record: Record[Any], table: Table, *, tagged: bool = True) -> None:
     revision, expires = record.rev, record.expires
     for key, plain in record.put.items():
         packed = values.pack(values.from_json(plain) if tagged else plain)
-        table.load(key, Entry(packed, revision, expires.get(key)))
+        table.load(key, packed, revision, None if expires is None else expires.get(key))
     for key in record.delete:
         table.drop(key)
     if record.session is not None:
         table.sessions.remember(sessions.from_json(record.session), revision)
-    table.revision, table.next_revision = revision, revision + 1
+    table.revision = revision
 
 
 def footer(revision: int, seed: int, reserved: int | None = None) -> bytes:

@@ -10,18 +10,25 @@ a chain would make it impossible to find good lines behind a bad one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice, repeat
-from typing import Any, Final, TypeVar
+from itertools import islice
+from struct import pack
+from typing import Any, Final, Protocol, TypeVar
 from zlib import crc32
 
 import msgspec
 
-Record = TypeVar("Record")
+Record = TypeVar("Record", bound="Sealed")
 OnBytes = Callable[[int], None]
 """Is told how many more bytes were read."""
 
 FORMAT: Final = 1
 """The version of the data files. It stands in the first line of each, whose form never changes."""
+
+
+class Sealed(Protocol):
+    """What a line says: the end of every one is its CRC, 8 hex digits."""
+
+    crc: str
 
 
 class OtherFormat(ValueError):
@@ -66,23 +73,20 @@ def records(
 ) -> Iterator[tuple[Record, bytes]]:
     """What each line says, as a struct of this kind, and the line.
 
-    Raises ValueError behind the last good line. It unseals many at once, which takes 0.9 µs
+    Raises ValueError behind the last good line. It unseals many at once, which takes 0.7 µs
     a line where `unseal` takes 1.3 µs; those of a block with a bad one again, one by one.
     `on_bytes` is called once in a while, with the size of what was read since.
     """
-    decode = msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]
+    decode = msgspec.json.Decoder(kind).decode_lines
 
     def unseal_all(block: list[bytes]) -> list[Record]:
-        bodies = [one[:-_TAIL_BYTES] for one in block]
-        tails = b"".join([one[-_TAIL_BYTES:] for one in block])
-        if tails != _TAIL * len(block) % tuple(map(crc32, bodies, repeat(seed))):
-            raise ValueError("the CRC does not fit")
         try:
-            found = decode(b"[" + b"},".join(bodies) + b"}]")
+            found = decode(b"".join(block))
         except msgspec.DecodeError as error:
             raise ValueError(f"not a line of zkv: {error}") from None
-        if len(found) != len(block):
-            raise ValueError("not a JSON object")
+        crcs = [crc32(one[:-_TAIL_BYTES], seed) for one in block]
+        if "".join([record.crc for record in found]) != pack(f">{len(crcs)}I", *crcs).hex():
+            raise ValueError("the CRC does not fit")
         return found
 
     while block := list(islice(lines, _BLOCK_LINES)):

@@ -183,8 +183,7 @@ def _replay(disk: Disk, name: str, store: str | None, table: Table, on_bytes: On
             expected += 1
     except ValueError:
         _refuse_if_synced(disk, name, offset, seed, expected)
-    if reserved is not None:
-        table.next_revision = max(table.next_revision, reserved + 1)
+    table.next_revision = max(table.next_revision, expected, 1 + (reserved or 0))
     return Segment(
         name,
         header["store"],

@@ -45,6 +45,7 @@ class Record(msgspec.Struct, Generic[Value], gc=False, omit_defaults=True):
     rev: int = 0
     end: str | None = None
     count: int = 0
+    crc: str = ""
 
 
 class Written(NamedTuple):
@@ -152,7 +153,7 @@ def take(table: Table, name: str, records: Iterable[tuple[Record[Any], bytes, in
         for record, one, offset in records:  # noqa: B007 - it is told of
             if record.version:
                 value = from_json(record.value) if tag_mark in one else record.value
-                put(record.key, Entry(pack(value), record.version, record.expires))
+                put(record.key, pack(value), record.version, record.expires)
             elif record.session is not None:
                 table.sessions.remember(sessions.from_json(record.session), record.rev)
     except (ValueError, TypeError) as error:

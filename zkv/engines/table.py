@@ -32,9 +32,12 @@ class Table:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def load(self, key: str, entry: Entry) -> None:
+    def load(self, key: str, packed: bytes, version: int, deadline: float | None) -> None:
         """Takes what a file holds, while there is no index yet."""
-        self._entries[key] = _compact(entry)
+        if deadline is None and len(packed) <= _COMPACT_BYTES_MAX:
+            self._entries[key] = _pack_version(version) + packed
+        else:
+            self._entries[key] = Entry(packed, version, deadline)
 
     def drop(self, key: str) -> None:
         """Undoes `load`."""
@@ -92,7 +95,7 @@ class Table:
             self._index.add(key)
         if entry.deadline is not None:
             self._note_deadline(key, entry.deadline)
-        self._entries[key] = _compact(entry)
+        self.load(key, entry.packed, entry.version, entry.deadline)
 
     def _note_deadline(self, key: str, deadline: float) -> None:
         old = self.get(key)
@@ -112,14 +115,10 @@ class Table:
 
 
 _COMPACT_BYTES_MAX: Final = 1024
+"""A small entry without a deadline is one object, its version and its value: for a value of
+100 bytes 144 bytes of memory, where an Entry has 224."""
 _VERSION: Final = Struct("<Q")
-
-
-def _compact(entry: Entry) -> Entry | bytes:
-    """A small entry without a deadline as one object: 144 bytes for 100, where an Entry has 224."""
-    if entry.deadline is None and len(entry.packed) <= _COMPACT_BYTES_MAX:
-        return _VERSION.pack(entry.version) + entry.packed
-    return entry
+_pack_version = _VERSION.pack
 
 
 def _end_of(prefix: str) -> str | None:
