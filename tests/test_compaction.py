@@ -215,6 +215,28 @@ def runs(pid: int) -> bool:
         return False
 
 
+def test_it_rests_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(time, "sleep", rests.append)
+    disk = Disk(tmp_path)
+    (tmp_path / journal.name_of(1)).write_bytes(b"x" * 1000)
+    pace, written = compaction.Pace(disk, 100), tmp_path / journal.name_of(101)
+
+    def rested() -> bool:
+        rests.clear()
+        pace(1)
+        return bool(rests)
+
+    assert not rested()  # nobody writes
+    written.write_bytes(b"x" * 10)
+    assert rested()
+    assert not rested()
+    written.write_bytes(b"x" * 999)
+    assert rested()
+    written.write_bytes(b"x" * 1001)  # the next compaction is due
+    assert not rested()
+
+
 def test_leftovers_go_at_the_next_start(engine: LocalEngine, tmp_path: Path) -> None:
     engine.close()
     disk = Disk(tmp_path / "data")

@@ -31,8 +31,8 @@ MIB: Final = 2**20
 NEVER: Final = 2**62
 """Journal bytes at which a store is not compacted while it is measured."""
 SETTLE_S: Final = 0.5
-COMPACTION_TIMES: Final = 5
-"""How much longer than another load: what is rare is to be seen often."""
+REST_TIMES, COMPACTION_TIMES = 5, 20
+"""How much longer than another load: what is rare is to be seen often, and a compaction whole."""
 
 Figures = dict[str, float]
 
@@ -135,8 +135,9 @@ def compaction(make: Callable[[Path], Zkv | Redis], folder: Path, scale: Scale) 
         peer.fill(scale.keys)
         script = _shuffled(put, KEYS)
         while True:
-            seconds = COMPACTION_TIMES * scale.seconds
+            seconds = REST_TIMES * scale.seconds
             rest = drive(peer, script, clients=8, seconds=seconds)
+            seconds = COMPACTION_TIMES * scale.seconds
             busy = drive(peer, script, clients=8, seconds=seconds, beside=peer.rewrite)
             figures: Figures = {"requests_per_s": busy.requests_per_s}
             for name, percent in (("p99", 99.0), ("p99.9", 99.9)):

@@ -19,7 +19,7 @@ import msgspec
 
 Record = TypeVar("Record", bound="Sealed")
 OnBytes = Callable[[int], None]
-"""Is told how many more bytes were read."""
+"""Is told how many more bytes were read, or written."""
 
 FORMAT: Final = 1
 """The version of the data files. It stands in the first line of each, whose form never changes."""
@@ -37,7 +37,7 @@ class OtherFormat(ValueError):
 
 _TAIL: Final = b',"crc":"%08x"}\n'
 _TAIL_BYTES: Final = len(_TAIL % 0)
-_BLOCK_LINES: Final = 512
+_BLOCK_LINES: Final = 128
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 

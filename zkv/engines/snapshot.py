@@ -29,9 +29,9 @@ from zkv.transaction import Completed, Entry
 
 PREFIX: Final = "snapshot-"
 Value = TypeVar("Value")
-_WRITE_BYTES: Final = 256 * 1024
-"""Beside a snapshot written so, the slowest 1% of a journal's syncs took 8 to 22 ms; with 4 MiB,
-28 to 48 ms; without one, 8 ms."""
+_WRITE_BYTES: Final = 32 * 1024
+"""What is synced at a time, and so what a sync of the journal may have to wait for. Beside a
+snapshot written so, 99 % of puts took at most 2.9 ms; with 256 KiB, 6.2 ms; without one, 2.1 ms."""
 
 
 class Record(msgspec.Struct, Generic[Value], gc=False, omit_defaults=True):
@@ -75,7 +75,13 @@ def session_line(completed: Completed, revision: int, seed: int) -> bytes:
 
 
 def write(
-    disk: Disk, store: str, revision: int, lines: Iterable[bytes], *, spare: bool = False
+    disk: Disk,
+    store: str,
+    revision: int,
+    lines: Iterable[bytes],
+    *,
+    spare: bool = False,
+    on_bytes: OnBytes = line.ignore,
 ) -> Written:
     """Makes the snapshot of these lines durable under its name.
 
@@ -93,15 +99,17 @@ def write(
         footer = {"end": "snapshot", "rev": revision, "count": count}
         yield line.seal(footer, line.seed_of(store))
 
-    write_lines(disk, aside, whole(), spare=spare)
-    for _ in read(disk, aside, store, Record[msgspec.Raw]):
+    write_lines(disk, aside, whole(), spare=spare, on_bytes=on_bytes)
+    for _ in read(disk, aside, store, Record[msgspec.Raw], on_bytes):
         pass
     disk.rename(aside, name)
     disk.sync_folder()
     return Written(revision, disk.size(name))
 
 
-def write_lines(disk: Disk, name: str, lines: Iterable[bytes], *, spare: bool) -> None:
+def write_lines(
+    disk: Disk, name: str, lines: Iterable[bytes], *, spare: bool, on_bytes: OnBytes
+) -> None:
     """Makes a file of these lines, and syncs it; one that is there is replaced.
 
     It syncs as it goes: a hundred dirty megabytes would hold up the journal's own sync.
@@ -116,6 +124,7 @@ def write_lines(disk: Disk, name: str, lines: Iterable[bytes], *, spare: bool) -
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         disk.write(handle, data)
         disk.sync(handle)
+        on_bytes(len(data))
 
     try:
         waiting: list[bytes] = []
