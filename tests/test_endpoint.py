@@ -21,7 +21,8 @@ URLS = {
     "zkv://[fe80::1]:70?timeout=2": Endpoint("tcp://[fe80::1]:70", 2.0),
     "zkv://h?timeout=0.5&resend_after=0.1": Endpoint("tcp://h:5757", 0.5, 0.1),
     "zkv://h?resend_after=3": Endpoint("tcp://h:5757", 5.0, 3.0),
-    "tcp://127.0.0.1:1?timeout=2": Endpoint("tcp://127.0.0.1:1?timeout=2"),
+    "tcp://127.0.0.1:65535": Endpoint("tcp://127.0.0.1:65535"),
+    "tcp://[::1]:1": Endpoint("tcp://[::1]:1"),
     "ipc:///run/zkv": Endpoint("ipc:///run/zkv"),
 }
 
@@ -46,6 +47,14 @@ WRONG = {
     "zkv://h?timeout=inf": ("timeout", "not 'inf'"),
     "zkv://h?timeout=1&timeout=2": ("timeout", "twice"),
     "zkv://h?timeout=1&resend_after=0": ("resend_after", "not '0'"),
+    "tcp://127.0.0.1:1?timeout=2": ("endpoint", "neither tcp"),
+    "tcp://127.0.0.1": ("endpoint", "neither tcp"),
+    "tcp://127.0.0.1:0": ("endpoint", "neither tcp"),
+    "tcp://127.0.0.1:65536": ("endpoint", "neither tcp"),
+    "tcp://::1:5757": ("endpoint", "neither tcp"),
+    "tcp://*:5757x": ("endpoint", "neither tcp"),
+    "ipc://": ("endpoint", "neither tcp"),
+    "localhost:5757": ("endpoint", "neither tcp"),
 }
 
 

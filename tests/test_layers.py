@@ -21,7 +21,7 @@ ROWS = (
     {"engines", "engines.recovery", "engines.compaction", "engines.repair"},
     {"engines.local"},
     {"service", "server", "backup", "block", "endpoint"},
-    {"plans", "exchange"},
+    {"plans", "exchange", "zmtp"},
     {"dict_view", "dealer"},
     {"store"},
     {"client", "embedded"},

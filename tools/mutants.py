@@ -223,8 +223,8 @@ MUTANTS: Final = (
     Mutant(
         "revisions given out again after a crash",
         "zkv/engines/recovery.py",
-        "    if reserved is not None:\n        table",
-        "    if False:\n        table",
+        "expected, 1 + (reserved or 0))",
+        "expected)",
         ("tests/test_never_backwards.py::test_no_revision_is_given_out_twice",),
     ),
     Mutant(
@@ -243,6 +243,20 @@ MUTANTS: Final = (
             "tests/test_client.py::test_a_late_reply_goes_to_nobody",
             "tests/test_client.py::test_a_signal_handler_may_break_off_a_call",
         ),
+    ),
+    Mutant(
+        "a connection that has ended is used again",
+        "zkv/zmtp.py",
+        "        return bool(self._ahead or self._events.poll(0))",
+        "        return False",
+        ("tests/test_zmtp.py::test_a_connection_that_ended_while_nobody_used_it_is_not_used",),
+    ),
+    Mutant(
+        "what has come so far is the whole reply",
+        "zkv/zmtp.py",
+        "len(data) == 4 + data[3]:",
+        "True:",
+        ("tests/test_zmtp.py::test_what_the_peer_says_may_come_in_pieces",),
     ),
     Mutant(
         "a task gets whatever reply comes",

@@ -18,8 +18,7 @@ import zmq
 
 from zkv import backup, plans
 from zkv.block import READS, Fields, Plan, Txn
-from zkv.client import connect
-from zkv.dealer import Dealer
+from zkv.dealer import Dealer, connect
 from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, RequestError
 from zkv.exchange import Session, Steps, exchange
@@ -124,7 +123,7 @@ class Client:
         self._closed = False
         self._start()
         try:
-            connect(self._context, zmq.DEALER, self.endpoint).close()  # a bad endpoint fails now
+            connect(self._context, self.endpoint).close()  # a bad endpoint fails now
         except BadRequest:
             self._context.term()
             raise
@@ -243,7 +242,7 @@ class Client:
         for dealer in self._dealers:
             if dealer.has_room:
                 return dealer
-        socket = connect(self._context, zmq.DEALER, self.endpoint)
+        socket = connect(self._context, self.endpoint)
         dealer = Dealer(socket, self._bind(), self)
         self._dealers.append(dealer)
         return dealer

@@ -11,10 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import zmq
 
+from zkv.errors import BadRequest
 from zkv.exchange import MANY_FRAMES, Nothing, Peer, not_zkv
 
 IN_FLIGHT_MAX: Final = 128
@@ -153,3 +154,21 @@ class _Call:
         self.timer = timer
         self.heard_before: int | None = None
         """How many replies had come when it was sent; None: it is not sent yet."""
+
+
+def connect(context: zmq.Context[Any], endpoint: str) -> zmq.Socket[bytes]:
+    """A socket on its way to an endpoint; raises BadRequest for one that cannot be used."""
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    socket.linger = 0
+    # Without this a request waits, unseen, for a server to come up, and may then run long
+    # after its caller has given up.
+    socket.immediate = True
+    socket.ipv6 = "[" in endpoint
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        socket.close()
+        raise BadRequest(
+            f"cannot use the endpoint {endpoint!r}: {error.strerror}", field="endpoint"
+        ) from None
+    return socket

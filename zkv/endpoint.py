@@ -2,13 +2,15 @@
 
     tcp://ADDRESS:PORT    ipc://PATH    zkv://HOST[:PORT][?timeout=SECONDS&resend_after=SECONDS]
 
-The one reader of what a user writes; no ZeroMQ socket may live here.
+The one reader of what a user writes, and the only place that dials; it knows nothing of what
+is said on a connection.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 from typing import Final, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
@@ -26,6 +28,10 @@ SECONDS_MAX: Final = 2_000_000
 """23 days: ZeroMQ counts milliseconds in 31 bits."""
 
 _SCHEME: Final = "zkv://"
+_ADDRESS: Final = re.compile(
+    r"ipc://.+|tcp://([^][:/]+|\[[^]]+\]):"
+    r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
+)
 _PROBE_S: Final = 0.2
 
 
@@ -63,13 +69,13 @@ def find(
 
 
 def parse(text: str) -> Endpoint:
-    """An endpoint or a URL; raises BadRequest, with the `field` of the URL that is wrong.
-
-    Whether ZeroMQ takes an endpoint that is no zkv:// URL is left to ZeroMQ.
-    """
+    """An endpoint or a URL; raises BadRequest, with the `field` of the URL that is wrong."""
     if type(text) is not str:
         raise BadRequest(f"an endpoint must be a str, not {text!r}", field="endpoint")
     if not text.startswith(_SCHEME):
+        if not _ADDRESS.fullmatch(text):
+            reason = "it is neither tcp://ADDRESS:PORT nor ipc://PATH nor a zkv:// URL"
+            raise _refusal(text, "endpoint", reason)
         return Endpoint(text)
     try:
         url = urlsplit(text)
@@ -84,6 +90,27 @@ def parse(text: str) -> Endpoint:
         raise _refusal(text, "path", "only a host, a port and a query may stand there")
     host = f"[{host}]" if ":" in host else host
     return Endpoint(f"tcp://{host}:{port or DEFAULT_PORT}", **_seconds(text, url.query))
+
+
+def dial(address: str, timeout_s: float) -> socket.socket:
+    """A plain connection to an endpoint; what it does later has the same seconds.
+
+    Raises OSError.
+    """
+    scheme, _, place = address.partition("://")
+    if scheme == "ipc":
+        plain = socket.socket(socket.AF_UNIX)
+        plain.settimeout(timeout_s)
+        try:
+            plain.connect(place.replace("@", "\0", 1) if place.startswith("@") else place)
+        except OSError:
+            plain.close()
+            raise
+        return plain
+    host, _, port = place.rpartition(":")
+    plain = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return plain
 
 
 def unreachable(address: str) -> str:
@@ -129,18 +156,12 @@ def _listens(address: str) -> bool | None:
     """
     scheme, _, place = address.partition("://")
     try:
-        if scheme == "ipc":
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(_PROBE_S)
-                probe.connect(place)
-            return True
-        host, _, port = place.rpartition(":")
-        host = host.strip("[]")
-        if host != "localhost":
-            socket.getaddrinfo(host, port, flags=socket.AI_NUMERICHOST)
-        socket.create_connection((host, int(port)), _PROBE_S).close()
+        host = place.rpartition(":")[0].strip("[]")
+        if scheme == "tcp" and host != "localhost":
+            socket.getaddrinfo(host, None, flags=socket.AI_NUMERICHOST)
+        dial(address, _PROBE_S).close()
     except (ConnectionRefusedError, FileNotFoundError):
         return False
-    except (OSError, ValueError):
+    except OSError:
         return None
     return True

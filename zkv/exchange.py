@@ -22,10 +22,12 @@ from zkv.requests import OPS
 
 
 class Nothing(enum.Enum):
-    """Why there is no reply: none came in time, or the request could not be sent in time."""
+    """Why there is no reply: none came in time; the request could not be sent in time; or the
+    connection was lost before the reply came."""
 
     CAME = enum.auto()
     SENT = enum.auto()
+    LEFT = enum.auto()
 
 
 Steps = Generator[tuple[bytes, float], bytes | Nothing, Fields]
@@ -114,13 +116,15 @@ def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline:
         if type(answer) is bytes:
             return _read(peer, op, answer, seen)
         left_s = deadline - time.monotonic()
-        if answer is Nothing.CAME:
+        if answer is not Nothing.SENT:
             if left_s <= 0 or resend is None:
                 break
             body, sent = protocol.encode_request(op, {**fields, **resend}), True
         elif left_s <= 0:
             break
         wait_s = min(left_s, 2 * wait_s * random.uniform(0.75, 1.25))
+    if answer is Nothing.LEFT:
+        raise Timeout(f"{peer.endpoint} closed the connection before it replied; outcome unknown")
     if sent or answer is Nothing.CAME:
         waited = f"no reply from {peer.endpoint} within {peer.timeout_s:g} s"
         raise Timeout(f"{waited}; outcome unknown")
