@@ -207,8 +207,8 @@ MUTANTS: Final = (
     Mutant(
         "a bad line anywhere is a torn tail",
         "zkv/engines/recovery.py",
-        "        _refuse_if_synced(disk, name, offset, seed, expected)\n    if",
-        "        pass\n    if",
+        "        _refuse_if_synced(disk, name, offset, seed, expected)\n    table",
+        "        pass\n    table",
         (
             "tests/test_never_backwards.py::test_a_bad_line_is_no_torn_tail_when_good_batches_follow",
         ),
