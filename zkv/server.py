@@ -43,6 +43,7 @@ LINGER_MS: Final = 1000
 _INPROC: Final = "inproc://workers"
 _CONTROL: Final = "inproc://control"
 _IPC: Final = "ipc://"
+_READABLE: Final = int(zmq.POLLIN)
 
 
 def keep_to_one_cpu() -> None:
@@ -156,7 +157,7 @@ class Server:
 def _look_again(clients: zmq.Socket[bytes]) -> None:
     """Waits a moment for a request, without sleeping; other threads go first."""
     until = time.perf_counter() + LOOK_AGAIN_S
-    while not clients.poll(0) and time.perf_counter() < until:
+    while not _waits(clients) and time.perf_counter() < until:
         os.sched_yield()
 
 
@@ -166,21 +167,25 @@ def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[
     bodies: list[bytes] = []
     size = 0
     while True:
-        frames = [clients.recv()]
-        if not frames[0]:  # the ROUTER puts a name in front: this is from `_route`
+        envelope = [clients.recv()]
+        if not envelope[0]:  # the ROUTER puts a name in front: this is from `_route`
             return envelopes, bodies, True
-        more = True
-        while more:
-            frame = clients.recv(copy=False)  # only such a frame tells whether another follows
-            frames.append(frame.bytes)
-            more = frame.more
-        envelope, body = _split(frames)
+        while (frame := clients.recv(copy=False)).more:  # only such a frame tells
+            envelope.append(frame.bytes)
+        body = frame.bytes
+        if len(envelope) != 2 or envelope[1]:
+            envelope, body = _split([*envelope, body])
         envelopes.append(envelope)
         bodies.append(body)
         size += len(body)
         full = len(bodies) == BATCH_MAX or size >= BATCH_BYTES_MAX
-        if full or not clients.poll(0):
+        if full or not _waits(clients):
             return envelopes, bodies, False
+
+
+def _waits(clients: zmq.Socket[bytes]) -> bool:
+    """Whether a message waits; half the price of the socket's own `poll`."""
+    return bool(zmq.zmq_poll([(clients, _READABLE)], 0))
 
 
 def _send(clients: zmq.Socket[bytes], envelope: list[bytes], reply: bytes) -> None:

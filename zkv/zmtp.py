@@ -12,10 +12,17 @@ whose 42 µs of CPU a request this takes 22.
 
 from __future__ import annotations
 
+import os
 import select
+from time import perf_counter
 from typing import Final
 
 from zkv.endpoint import dial
+
+LOOK_S: Final = 200e-6
+"""How long to look for a reply before sleeping, if the last one came sooner than that. To be
+woken costs more: a lone client waits 64 µs for a reply instead of 113, and takes as much CPU
+as redis-py. Where many clients are at work, or a network is in between, it sleeps at once."""
 
 _MORE: Final = 1
 _LONG: Final = 2
@@ -41,6 +48,7 @@ class Req:
     def __init__(self, address: str, timeout_s: float) -> None:
         self._ahead = b""  # received, and not yet looked at
         self._timeout_s = timeout_s
+        self._looks = True
         self._socket = dial(address, timeout_s)
         try:
             self._shake_hands()
@@ -63,12 +71,21 @@ class Req:
             self._socket.settimeout(timeout_s)
             self._timeout_s = timeout_s
         self._socket.sendall(_DELIMITER + _head(0, len(body)) + body)
+        began = perf_counter()
+        if self._looks:
+            self._look(began + LOOK_S)
         data = self._receive(_RECV_BYTES)
+        self._looks = perf_counter() - began < LOOK_S
         # Most replies: short, and all of it has come.
         if data[:3] == b"\1\0\0" and len(data) > 3 and len(data) == 4 + data[3]:
             return [data[4:]]
         self._ahead = data
         return self._message()
+
+    def _look(self, until: float) -> None:
+        """Waits for the reply until then, without sleeping; others go first."""
+        while not self._events.poll(0) and perf_counter() < until:
+            os.sched_yield()
 
     def _shake_hands(self) -> None:
         self._socket.sendall(_GREETING + _head(_COMMAND, len(_READY)) + _READY)
