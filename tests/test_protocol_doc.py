@@ -14,9 +14,9 @@ import zmq
 from harness import ServerProcess, ask, raw_socket, serving
 from languages import LANGUAGES
 from relay import Relay
-from vectors import ANY, VECTORS, body, matches
+from vectors import ANY, VECTORS, as_json, body, matches
 
-from zkv import protocol, values
+from zkv import protocol
 from zkv.errors import BY_CODE
 from zkv.requests import ABSENT, OPS
 
@@ -167,7 +167,7 @@ def test_the_examples_are_so(server: ServerProcess) -> None:
         for request, reply in EXAMPLES:
             asked = json.loads(request)
             wanted = json.loads(re.sub(r'(?<=: )"…"', json.dumps(ANY), reply))
-            got = values.to_json(ask(socket, body(asked)))
+            got = as_json(ask(socket, body(asked)))
             assert matches(wanted, got), (request, reply, got)
             shown.add(asked["op"])
     assert shown == OPS.keys()

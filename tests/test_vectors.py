@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import zmq
 from harness import ServerProcess, ask, raw_socket, serving
-from vectors import ANY, FILE, VECTORS, body, matches, unlike
+from vectors import ANY, FILE, VECTORS, as_json, body, matches, unlike
 
-from zkv import values
 from zkv.errors import BY_CODE
 from zkv.requests import OPS
 
@@ -29,7 +28,7 @@ def hold(conversation: dict[str, Any], socket: zmq.Socket[bytes]) -> None:
     """Has a conversation with a server, and compares every reply."""
     for step in conversation["steps"]:
         time.sleep(step.get("wait", 0))
-        reply = values.to_json(ask(socket, bytes.fromhex(step["send"])))
+        reply = as_json(ask(socket, bytes.fromhex(step["send"])))
         assert not unlike(step, reply), (step, reply)
 
 

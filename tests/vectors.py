@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from zkv import values
 
 FILE: Final = Path(__file__).with_name("vectors.json")
@@ -16,6 +18,11 @@ ANY: Final = {"$any": True}
 def body(request: Any) -> bytes:
     """The msgpack of a request that is given as tagged JSON."""
     return values.pack(values.from_json(request))
+
+
+def as_json(value: Any) -> Any:
+    """A value as tagged JSON."""
+    return msgspec.to_builtins(values.to_json(value))
 
 
 def matches(wanted: Any, got: Any) -> bool:

@@ -27,7 +27,7 @@ import zmq
 from harness import ask, raw_socket, serving
 from languages import LANGUAGES, Language
 from relay import Relay
-from vectors import VECTORS, matches, unlike
+from vectors import VECTORS, as_json, matches, unlike
 
 from zkv import values
 
@@ -197,7 +197,7 @@ def _converse(peer: Peer, conversation: dict[str, Any], report: Report) -> None:
         # Without a request it is not msgpack, or not as anybody would write it.
         written = _through(peer, asked, report) if "request" in step else asked
         reply = peer.send(asked if written is None else written)
-        fields = values.to_json(values.unpack(reply))
+        fields = as_json(values.unpack(reply))
         if wrong := unlike(step, fields):
             place = f"{conversation['name']}, step {number}"
             report.failures.append(f"{place}: not as promised: {', '.join(wrong)} in {fields}")
@@ -222,7 +222,7 @@ def _through(peer: Peer, packed: bytes, report: Report) -> bytes | None:
         report.losses.add(f"no value any more: {error}")
         return None
     report.losses.update(losses(sent, kept))
-    return written if matches(values.to_json(sent), values.to_json(kept)) else None
+    return written if matches(as_json(sent), as_json(kept)) else None
 
 
 def _misjudged(language: Language, report: Report) -> list[str]:

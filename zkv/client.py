@@ -116,7 +116,7 @@ class _Connection:
             reply: Fields = end.value
             return reply
 
-    def _attempt(self, body: bytes, wait_s: float) -> bytes | Nothing:
+    def _attempt(self, body: bytes, wait_s: float) -> bytes | bytearray | Nothing:
         req = self._req
         if req is None or req.has_ended():
             self.close()

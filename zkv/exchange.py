@@ -30,7 +30,7 @@ class Nothing(enum.Enum):
     LEFT = enum.auto()
 
 
-Steps = Generator[tuple[bytes, float], bytes | Nothing, Fields]
+Steps = Generator[tuple[bytes, float], bytes | bytearray | Nothing, Fields]
 """Bodies, each with the seconds to wait for its reply; in the end the fields of the reply.
 
 A body must not be sent later than its seconds allow. A reply to one that was sent before
@@ -113,7 +113,7 @@ def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline:
     sent = False
     while True:
         answer = yield body, wait_s
-        if type(answer) is bytes:
+        if not isinstance(answer, Nothing):
             return _read(peer, op, answer, seen)
         left_s = deadline - time.monotonic()
         if answer is not Nothing.SENT:
@@ -131,7 +131,7 @@ def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline:
     raise CannotConnect(f"no ZeroMQ server answers at {peer.endpoint}; nothing was sent")
 
 
-def _read(peer: Peer, op: str, body: bytes, seen: int) -> Fields:
+def _read(peer: Peer, op: str, body: bytes | bytearray, seen: int) -> Fields:
     try:
         reply = protocol.decode_reply(body)
     except RequestError as error:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -51,7 +51,7 @@ assemble: Final[Callable[[dict[str, Any]], bytes]] = msgspec.msgpack.Encoder().e
 """The msgpack of a map of bool, int, float, str, bytes, lists, maps, and what is `Packed`."""
 
 
-def unpack(packed: bytes) -> Value:
+def unpack(packed: bytes | bytearray) -> Value:
     """The value of what `pack` made, or of what a client sent.
 
     Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
@@ -65,7 +65,7 @@ def unpack(packed: bytes) -> Value:
         return unpack_any(packed)
 
 
-def unpack_any(packed: bytes, *, unicode_errors: str = "strict") -> Value:
+def unpack_any(packed: bytes | bytearray, *, unicode_errors: str = "strict") -> Value:
     """Like `unpack`, which it is the slow and the thorough half of."""
     try:
         return _unpack(packed, strict_map_key=True, unicode_errors=unicode_errors)
@@ -104,7 +104,11 @@ def check_depth(value: Value, levels: int = DEPTH_MAX) -> None:
 
 
 def to_json(value: Value) -> Any:
-    """A value as what JSON can say, with tags for what it cannot; a Packed one is unpacked."""
+    """A value as what JSON can say, with tags for what it cannot; a Packed one is unpacked.
+
+    Bytes in it stand for their base64. Whatever writes the JSON makes it, in a third of the
+    time that it takes here: of 1 MiB in 1.5 ms.
+    """
     return _TO_JSON[type(value)](value)
 
 
@@ -182,10 +186,6 @@ def _dict_to_json(map_: dict[Any, Any]) -> Any:
     return {"$m": [[to_json(key), to_json(item)] for key, item in map_.items()]}
 
 
-def _base64(data: bytes) -> str:
-    return b64encode(data).decode("ascii")
-
-
 def _same(plain: Any) -> Any:
     return plain
 
@@ -196,19 +196,19 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     str: _same,
     int: _int_to_json,
     float: _float_to_json,
-    bytes: lambda data: {"$b": _base64(data)},
+    bytes: lambda data: {"$b": data},
     list: lambda items: [to_json(item) for item in items],
     dict: _dict_to_json,
     Packed: lambda packed: to_json(unpack(bytes(packed))),
     msgpack.Timestamp: lambda moment: {"$t": [moment.seconds, moment.nanoseconds]},
-    msgpack.ExtType: lambda ext: {"$x": [ext.code, _base64(ext.data)]},
+    msgpack.ExtType: lambda ext: {"$x": [ext.code, ext.data]},
 }
 
 
 def _from_tag(tag: str, content: Any) -> Value:
     try:
         value = _FROM_TAG[tag](content)
-        exact = to_json(value) == {tag: content}
+        exact = msgspec.to_builtins(to_json(value)) == {tag: content}
     except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a value that zkv wrote: {tag}") from error
     if not exact:

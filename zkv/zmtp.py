@@ -31,7 +31,7 @@ _DELIMITER: Final = b"\1\0"
 _GREETING: Final = b"\xff" + bytes(8) + b"\x7f\3\0" + b"NULL".ljust(52, b"\0")
 _READY: Final = b"\5READY\x0bSocket-Type\0\0\0\3REQ\x08Identity\0\0\0\0"
 _ANSWERERS: Final = (b"Socket-Type\0\0\0\6ROUTER", b"Socket-Type\0\0\0\3REP")
-_RECV_BYTES: Final = 256 * 1024
+_RECV_BYTES: Final = 16 * 1024
 
 
 class NotZeroMQ(OSError):
@@ -65,7 +65,7 @@ class Req:
         """Whether the other end has closed it, or says what nobody has asked for."""
         return bool(self._ahead or self._events.poll(0))
 
-    def ask(self, body: bytes, timeout_s: float) -> list[bytes]:
+    def ask(self, body: bytes, timeout_s: float) -> list[bytes | bytearray]:
         """Sends a request, and returns the frames of the reply; a reply of zkv is one."""
         if timeout_s != self._timeout_s:
             self._socket.settimeout(timeout_s)
@@ -74,7 +74,9 @@ class Req:
         began = perf_counter()
         if self._looks:
             self._look(began + LOOK_S)
-        data = self._receive(_RECV_BYTES)
+        data = self._socket.recv(_RECV_BYTES)
+        if not data:
+            raise _ended()
         self._looks = perf_counter() - began < LOOK_S
         # Most replies: short, and all of it has come.
         if data[:3] == b"\1\0\0" and len(data) > 3 and len(data) == 4 + data[3]:
@@ -98,9 +100,9 @@ class Req:
         if flags != _COMMAND or not any(kind in ready for kind in _ANSWERERS):
             raise NotZeroMQ("it is no socket that answers requests")
 
-    def _message(self) -> list[bytes]:
+    def _message(self) -> list[bytes | bytearray]:
         """The frames behind the delimiter."""
-        frames: list[bytes] = []
+        frames: list[bytes | bytearray] = []
         more = _MORE
         while more:
             flags, frame = self._frame()
@@ -111,26 +113,34 @@ class Req:
             raise NotZeroMQ("a reply without a delimiter")
         return frames[1:]
 
-    def _frame(self) -> tuple[int, bytes]:
+    def _frame(self) -> tuple[int, bytes | bytearray]:
         (flags,) = self._take(1)
         size = int.from_bytes(self._take(8 if flags & _LONG else 1), "big")
         return flags, self._take(size)
 
-    def _take(self, size: int) -> bytes:
+    def _take(self, size: int) -> bytes | bytearray:
         """The next bytes, so many."""
-        parts, missing = [self._ahead], size - len(self._ahead)
-        while missing > 0:
-            parts.append(self._receive(min(missing, _RECV_BYTES)))
-            missing -= len(parts[-1])
-        data = b"".join(parts)
-        self._ahead = data[size:]
-        return data[:size]
-
-    def _receive(self, bytes_max: int) -> bytes:
-        data = self._socket.recv(bytes_max)
-        if not data:
-            raise ConnectionResetError("the other end has closed the connection")
+        ahead = self._ahead
+        if len(ahead) >= size:
+            self._ahead = ahead[size:]
+            return ahead[:size]
+        try:
+            data = bytearray(size)
+        except (MemoryError, OverflowError):
+            raise NotZeroMQ(f"a frame of {size} bytes") from None
+        data[: len(ahead)] = ahead
+        self._ahead = b""
+        missing = memoryview(data)[len(ahead) :]
+        while missing:
+            received = self._socket.recv_into(missing)
+            if not received:
+                raise _ended()
+            missing = missing[received:]
         return data
+
+
+def _ended() -> ConnectionResetError:
+    return ConnectionResetError("the other end has closed the connection")
 
 
 def _head(flags: int, size: int) -> bytes:

@@ -1,15 +1,27 @@
-"""JSON as text <-> what Python's json makes of it: strict to read, UTF-8 to write."""
+"""JSON as text <-> what Python's json makes of it: strict to read, UTF-8 to write, and bytes as
+base64."""
 
 from __future__ import annotations
 
 import json
 import math
+from base64 import b64encode
+from collections.abc import Callable
 from typing import Any, NoReturn
 
-compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+def _encoder(**options: Any) -> Callable[[object], str]:
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=_base64, **options).encode
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode("ascii")
+
+
+compact = _encoder(separators=(",", ":"))
 """On one line."""
 
-indented = json.JSONEncoder(ensure_ascii=False, allow_nan=False, indent=2).encode
+indented = _encoder(indent=2)
 """For a person."""
 
 
