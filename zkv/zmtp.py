@@ -31,7 +31,7 @@ _DELIMITER: Final = b"\1\0"
 _GREETING: Final = b"\xff" + bytes(8) + b"\x7f\3\0" + b"NULL".ljust(52, b"\0")
 _READY: Final = b"\5READY\x0bSocket-Type\0\0\0\3REQ\x08Identity\0\0\0\0"
 _ANSWERERS: Final = (b"Socket-Type\0\0\0\6ROUTER", b"Socket-Type\0\0\0\3REP")
-_RECV_BYTES: Final = 16 * 1024
+_SHORT_BYTES: Final = 16 * 1024
 
 
 class NotZeroMQ(OSError):
@@ -70,11 +70,16 @@ class Req:
         if timeout_s != self._timeout_s:
             self._socket.settimeout(timeout_s)
             self._timeout_s = timeout_s
-        self._socket.sendall(_DELIMITER + _head(0, len(body)) + body)
+        head = _DELIMITER + _head(0, len(body))
+        if len(body) <= _SHORT_BYTES:
+            self._socket.sendall(head + body)
+        else:  # to put them together would take longer than to send twice
+            self._socket.sendall(head)
+            self._socket.sendall(body)
         began = perf_counter()
         if self._looks:
             self._look(began + LOOK_S)
-        data = self._socket.recv(_RECV_BYTES)
+        data = self._socket.recv(_SHORT_BYTES)
         if not data:
             raise _ended()
         self._looks = perf_counter() - began < LOOK_S

@@ -258,6 +258,7 @@ def _given(**fields: int | None) -> dict[str, int]:
     return {name: it for name, it in fields.items() if it is not None}
 
 
+@lru_cache(maxsize=1)  # the revisions of a batch have the same time
 def _iso(seconds: float) -> str:
     whole = int(seconds)
     return f"{_iso_second(whole)}.{int((seconds - whole) * 1e6):06d}Z"
