@@ -63,8 +63,8 @@ class Client(Store):
         if self._closed:
             raise BadRequest("the client is closed")
         if self._pid != os.getpid():  # forked: what is open here is the parent's
-            self._pid = os.getpid()
             self._close_idle()
+            self._pid = os.getpid()  # only now: another thread must not take one of them
         try:
             connection = self._idle.pop()
         except IndexError:
