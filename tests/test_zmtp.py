@@ -160,6 +160,19 @@ def test_a_peer_that_cannot_answer_is_refused(hello: tuple[str, bytes]) -> None:
         Req(endpoint, 5)
 
 
+def test_a_frame_that_no_memory_holds_is_not_waited_for() -> None:
+    def boast(connection: socket.socket) -> None:
+        greet(connection)
+        request(connection)
+        connection.sendall(b"\1\0\2" + b"\x7f" * 8)
+
+    with peer(boast) as endpoint:
+        req = Req(endpoint, 5)
+        with pytest.raises(NotZeroMQ, match="a frame of 9187201950435737471 bytes"):
+            req.ask(b"?", 5)
+        req.close()
+
+
 def hang_up(connection: socket.socket) -> None:
     """Takes a request, and ends in the middle of its reply."""
     greet(connection)
