@@ -52,8 +52,10 @@ WRONG = {
     "tcp://127.0.0.1:0": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1:65536": ("endpoint", "neither tcp"),
     "tcp://::1:5757": ("endpoint", "neither tcp"),
-    "tcp://*:5757x": ("endpoint", "neither tcp"),
+    "tcp://*:5757": ("endpoint", "neither tcp"),
     "ipc://": ("endpoint", "neither tcp"),
+    "ipc:///" + 107 * "x": ("endpoint", "neither tcp"),
+    "ipc://\ud800": ("endpoint", "neither tcp"),
     "localhost:5757": ("endpoint", "neither tcp"),
 }
 

@@ -280,6 +280,16 @@ def test_a_store_goes_on_from_a_cut(died: Path, tmp_path: Path, long: bool, seed
         assert state_in(folder) == goes_on
 
 
+@pytest.mark.parametrize("end", [b" ", b"\t", b"\r", b""], ids=repr)
+def test_a_line_without_its_newline_is_torn(died: Path, tmp_path: Path, end: bytes) -> None:
+    """JSON would take other white space for it, and the next line would stand on the same one."""
+    folder = tmp_path / "changed"
+    folder.mkdir()
+    segment(folder).write_bytes(segment(died).read_bytes()[:-1] + end)
+    open_engine(folder).close()
+    assert state_in(folder) == STATES[REVISIONS - 1]
+
+
 def test_what_was_synced_and_is_cut_or_changed_is_refused(died: Path, other_bytes: Choose) -> None:
     """The watermark proves what is missing, also where no byte does."""
     for offset in damages(segment(died), other_bytes):

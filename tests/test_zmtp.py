@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import itertools
 import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -171,6 +174,78 @@ def test_a_frame_that_no_memory_holds_is_not_waited_for() -> None:
         with pytest.raises(NotZeroMQ, match="a frame of 9187201950435737471 bytes"):
             req.ask(b"?", 5)
         req.close()
+
+
+def greet_late(connection: socket.socket) -> None:
+    """In 0.3 s, of which no step takes more than 0.15."""
+    connection.sendall(GREETING[:32])
+    time.sleep(0.15)
+    connection.sendall(GREETING[32:])
+    time.sleep(0.15)
+    connection.sendall(READY)
+    exactly(connection, ASKED)
+
+
+def test_nothing_is_sent_when_its_time_is_over() -> None:
+    def late(connection: socket.socket) -> None:
+        greet_late(connection)
+        assert connection.recv(1) == b""
+
+    with (
+        peer(late) as endpoint,
+        zkv.Client(endpoint, timeout_s=0.25) as client,
+        pytest.raises(zkv.CannotConnect),
+    ):
+        client.put("k", 1)
+
+
+def test_a_connection_that_came_late_is_used_next() -> None:
+    def late(connection: socket.socket) -> None:
+        greet_late(connection)
+        for _ in range(2):
+            connection.sendall(reply_to(request(connection)))
+
+    with peer(late) as endpoint, zkv.Client(endpoint, timeout_s=9, resend_after_s=0.25) as client:
+        assert client.put("k", 1) == 7
+
+
+def test_a_session_may_take_all_the_time_there_is() -> None:
+    def drip(connection: socket.socket) -> None:
+        greet(connection)
+        data = reply_to(request(connection))
+        time.sleep(0.15)
+        connection.sendall(data[:5])
+        time.sleep(0.15)
+        connection.sendall(data[5:])
+        assert connection.recv(1) == b""
+
+    with (
+        peer(drip) as endpoint,
+        zkv.Client(endpoint, timeout_s=0.25) as client,
+        pytest.raises(zkv.Timeout, match=r"within 0\.25 s"),
+    ):
+        client.put("k", 1)
+
+
+def test_a_server_that_goes_away_does_not_end_a_process_by_a_signal() -> None:
+    def leave(connection: socket.socket) -> None:
+        greet(connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    program = """if True:
+        import signal, sys, time, zkv
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        client = zkv.Client(sys.argv[1], exactly_once=False)
+        try:
+            client.put("k", bytes(4_000_000))
+        except zkv.Timeout as error:
+            print(error)
+    """
+    with peer(leave) as endpoint:
+        ended = subprocess.run(
+            [sys.executable, "-c", program, endpoint], capture_output=True, text=True, check=True
+        )
+    assert "closed the connection" in ended.stdout
 
 
 def hang_up(connection: socket.socket) -> None:

@@ -177,6 +177,13 @@ MUTANTS: Final = (
         ("tests/test_snapshot.py::test_a_changed_byte_is_refused",),
     ),
     Mutant(
+        "a line may end with any white space",
+        "zkv/engines/line.py",
+        '        if not block[-1].endswith(b"\\n"):',
+        "        if False:",
+        ("tests/test_journal.py::test_a_line_without_its_newline_is_torn",),
+    ),
+    Mutant(
         "a value with a tag is loaded as it stands",
         "zkv/values.py",
         'TAG_MARK: Final = b"$"',
@@ -243,6 +250,13 @@ MUTANTS: Final = (
             "tests/test_client.py::test_a_late_reply_goes_to_nobody",
             "tests/test_client.py::test_a_signal_handler_may_break_off_a_call",
         ),
+    ),
+    Mutant(
+        "what is sent may be late",
+        "zkv/client.py",
+        "            if wait_s <= 0:",
+        "            wait_s = max(wait_s, 1.0)\n            if False:",
+        ("tests/test_zmtp.py::test_nothing_is_sent_when_its_time_is_over",),
     ),
     Mutant(
         "a connection that has ended is used again",

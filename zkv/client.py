@@ -17,7 +17,7 @@ from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, RequestError
 from zkv.exchange import MANY_FRAMES, Nothing, Peer, Session, Steps, exchange, not_zkv
 from zkv.store import Store
-from zkv.zmtp import Req
+from zkv.zmtp import NotZeroMQ, Req
 
 CONNECT_AGAIN_S: Final = 0.05
 """How long to wait after a connection that could not be opened, or was lost."""
@@ -33,7 +33,8 @@ class Client(Store):
 
     When no reply comes, a request is sent again after `resend_after_s` (1), then after twice
     as long, and so on, until `timeout_s` (5) have passed; then Timeout is raised, or
-    CannotConnect if nothing could be sent at all. A write is numbered, so that the server
+    CannotConnect if nothing could be sent at all. To look up the name of a host may take the
+    system longer than that. A write is numbered, so that the server
     does it once however often it arrives. With `exactly_once=False` it is neither numbered
     nor resent.
     """
@@ -124,12 +125,16 @@ class _Connection:
             req = self._req = self._connect(until)
             if req is None:
                 return Nothing.SENT
-            wait_s = max(0.001, until - time.monotonic())
+            wait_s = until - time.monotonic()
+            if wait_s <= 0:
+                return Nothing.SENT
         try:
             frames = req.ask(body, wait_s)
         except TimeoutError:
             self.close()
             return Nothing.CAME
+        except NotZeroMQ as error:
+            raise not_zkv(self._peer, error) from None
         except OSError:
             self.close()
             time.sleep(min(CONNECT_AGAIN_S, wait_s))

@@ -28,8 +28,11 @@ SECONDS_MAX: Final = 2_000_000
 """23 days: ZeroMQ counts milliseconds in 31 bits."""
 
 _SCHEME: Final = "zkv://"
-_ADDRESS: Final = re.compile(
-    r"ipc://.+|tcp://([^][:/]+|\[[^]]+\]):"
+_IPC: Final = "ipc://"
+_PATH_BYTES_MAX: Final = 107
+"""Of the name of a socket file: unix(7)."""
+_TCP: Final = re.compile(
+    r"tcp://([^][:/*]+|\[[^]]+\]):"
     r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
 )
 _PROBE_S: Final = 0.2
@@ -73,7 +76,7 @@ def parse(text: str) -> Endpoint:
     if type(text) is not str:
         raise BadRequest(f"an endpoint must be a str, not {text!r}", field="endpoint")
     if not text.startswith(_SCHEME):
-        if not _ADDRESS.fullmatch(text):
+        if not _is_address(text):
             reason = "it is neither tcp://ADDRESS:PORT nor ipc://PATH nor a zkv:// URL"
             raise _refusal(text, "endpoint", reason)
         return Endpoint(text)
@@ -103,12 +106,15 @@ def dial(address: str, timeout_s: float) -> socket.socket:
         plain.settimeout(timeout_s)
         try:
             plain.connect(place.replace("@", "\0", 1) if place.startswith("@") else place)
-        except OSError:
+        except BaseException:
             plain.close()
             raise
         return plain
     host, _, port = place.rpartition(":")
-    plain = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    try:
+        plain = socket.create_connection((host.strip("[]"), int(port)), timeout_s)
+    except UnicodeError as error:  # of a name that no name server could know
+        raise OSError(str(error)) from None
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return plain
 
@@ -121,6 +127,15 @@ def unreachable(address: str) -> str:
     if listens:
         return f"something listens at {address}, but it is no zkv server; nothing was sent"
     return f"nothing listens at {address}; nothing was sent"
+
+
+def _is_address(text: str) -> bool:
+    if not text.startswith(_IPC):
+        return _TCP.fullmatch(text) is not None
+    try:
+        return 0 < len(os.fsencode(text.removeprefix(_IPC))) <= _PATH_BYTES_MAX
+    except UnicodeError:
+        return False
 
 
 def _seconds(text: str, query: str) -> dict[str, float]:
@@ -162,6 +177,6 @@ def _listens(address: str) -> bool | None:
         dial(address, _PROBE_S).close()
     except (ConnectionRefusedError, FileNotFoundError):
         return False
-    except OSError:
+    except (OSError, UnicodeError):
         return None
     return True

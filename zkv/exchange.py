@@ -109,6 +109,8 @@ def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline:
     seen = peer.revision_seen
     body = protocol.encode_request(op, fields)
     left_s = deadline - time.monotonic()
+    if left_s <= 0:  # what went before has taken all of it
+        raise Timeout(f"no reply from {peer.endpoint} within {peer.timeout_s:g} s")
     wait_s = left_s if resend is None else min(peer.resend_after_s, left_s)
     sent = False
     while True:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import select
+import socket
 from threading import active_count
 from time import perf_counter
 from typing import Final
@@ -34,6 +35,7 @@ _GREETING: Final = b"\xff" + bytes(8) + b"\x7f\3\0" + b"NULL".ljust(52, b"\0")
 _READY: Final = b"\5READY\x0bSocket-Type\0\0\0\3REQ\x08Identity\0\0\0\0"
 _ANSWERERS: Final = (b"Socket-Type\0\0\0\6ROUTER", b"Socket-Type\0\0\0\3REP")
 _SHORT_BYTES: Final = 16 * 1024
+_NO_SIGPIPE: Final = getattr(socket, "MSG_NOSIGNAL", 0)  # it would end a process with SIG_DFL
 
 
 class NotZeroMQ(OSError):
@@ -50,7 +52,7 @@ class Req:
     def __init__(self, address: str, timeout_s: float) -> None:
         self._ahead = b""  # received, and not yet looked at
         self._timeout_s = timeout_s
-        self._looks = True
+        self._looks = False
         self._socket = dial(address, timeout_s)
         try:
             self._shake_hands()
@@ -74,10 +76,10 @@ class Req:
             self._timeout_s = timeout_s
         head = _DELIMITER + _head(0, len(body))
         if len(body) <= _SHORT_BYTES:
-            self._socket.sendall(head + body)
+            self._socket.sendall(head + body, _NO_SIGPIPE)
         else:  # to put them together would take longer than to send twice
-            self._socket.sendall(head)
-            self._socket.sendall(body)
+            self._socket.sendall(head, _NO_SIGPIPE)
+            self._socket.sendall(body, _NO_SIGPIPE)
         began = perf_counter()
         if self._looks:
             self._look(began + LOOK_S)
@@ -97,7 +99,7 @@ class Req:
             os.sched_yield()
 
     def _shake_hands(self) -> None:
-        self._socket.sendall(_GREETING + _head(_COMMAND, len(_READY)) + _READY)
+        self._socket.sendall(_GREETING + _head(_COMMAND, len(_READY)) + _READY, _NO_SIGPIPE)
         greeting = self._take(len(_GREETING))
         if greeting[0] != 0xFF or greeting[9] != 0x7F or greeting[10] < 3:
             raise NotZeroMQ("it does not greet as ZMTP 3 does")

@@ -231,16 +231,20 @@ class Pace:
         self._disk = disk
         self._newest = journal.name_of(upto + 1)
         self._merged = sum(map(disk.size, disk.data_files("")))
-        self._grown = 0
+        self._grown = self._written()
         self._since = time.monotonic()
 
     def __call__(self, size: int) -> None:
         worked = time.monotonic() - self._since
-        segments = self._disk.data_files(journal.PREFIX)
-        grown = sum(self._disk.size(name) for name in segments if name >= self._newest)
+        grown = self._written()
         if self._grown < grown < self._merged:
             time.sleep(self.REST * worked)
         self._grown, self._since = grown, time.monotonic()
+
+    def _written(self) -> int:
+        """Bytes of the segments behind those that are merged."""
+        segments = self._disk.data_files(journal.PREFIX)
+        return sum(self._disk.size(name) for name in segments if name >= self._newest)
 
 
 def main() -> None:
