@@ -110,7 +110,7 @@ def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline:
     body = protocol.encode_request(op, fields)
     left_s = deadline - time.monotonic()
     if left_s <= 0:  # what went before has taken all of it
-        raise Timeout(f"no reply from {peer.endpoint} within {peer.timeout_s:g} s")
+        raise Timeout(_too_late(peer))
     wait_s = left_s if resend is None else min(peer.resend_after_s, left_s)
     sent = False
     while True:
@@ -128,9 +128,12 @@ def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline:
     if answer is Nothing.LEFT:
         raise Timeout(f"{peer.endpoint} closed the connection before it replied; outcome unknown")
     if sent or answer is Nothing.CAME:
-        waited = f"no reply from {peer.endpoint} within {peer.timeout_s:g} s"
-        raise Timeout(f"{waited}; outcome unknown")
+        raise Timeout(f"{_too_late(peer)}; outcome unknown")
     raise CannotConnect(f"no ZeroMQ server answers at {peer.endpoint}; nothing was sent")
+
+
+def _too_late(peer: Peer) -> str:
+    return f"no reply from {peer.endpoint} within {peer.timeout_s:g} s"
 
 
 def _read(peer: Peer, op: str, body: bytes | bytearray, seen: int) -> Fields:

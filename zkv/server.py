@@ -43,7 +43,6 @@ LINGER_MS: Final = 1000
 _INPROC: Final = "inproc://workers"
 _CONTROL: Final = "inproc://control"
 _IPC: Final = "ipc://"
-_READABLE: Final = int(zmq.POLLIN)
 
 
 def keep_to_one_cpu() -> None:
@@ -185,7 +184,7 @@ def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[
 
 def _waits(clients: zmq.Socket[bytes]) -> bool:
     """Whether a message waits; half the price of the socket's own `poll`."""
-    return bool(zmq.zmq_poll([(clients, _READABLE)], 0))
+    return bool(zmq.zmq_poll([(clients, zmq.POLLIN)], 0))
 
 
 def _send(clients: zmq.Socket[bytes], envelope: list[bytes], reply: bytes) -> None:

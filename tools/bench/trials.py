@@ -66,7 +66,7 @@ def put(client: Any, every: Iterator[str]) -> Call:
 
 
 def get_many(client: Any, every: Iterator[str]) -> Call:
-    lists = cycle([list(islice(every, MANY)) for _ in range(KEYS // MANY)])
+    lists = _lists(every)
     return lambda: client.get_many(next(lists))
 
 
@@ -76,7 +76,7 @@ def put_many(client: Any, every: Iterator[str]) -> Call:
 
 
 def txn(client: zkv.Client, every: Iterator[str]) -> Call:
-    lists = cycle([list(islice(every, MANY)) for _ in range(KEYS // MANY)])
+    lists = _lists(every)
 
     def call() -> None:
         with client.transaction() as block:
@@ -84,6 +84,11 @@ def txn(client: zkv.Client, every: Iterator[str]) -> Call:
                 block.put(key, VALUE)
 
     return call
+
+
+def _lists(every: Iterator[str]) -> Iterator[list[str]]:
+    """MANY keys at a time, for ever."""
+    return cycle([list(islice(every, MANY)) for _ in range(KEYS // MANY)])
 
 
 def put_and_delete(client: Any, every: Iterator[str]) -> Call:
@@ -133,12 +138,10 @@ def compaction(make: Callable[[Path], Zkv | Redis], folder: Path, scale: Scale) 
     """Client processes that put, at rest and while one snapshot after the other is made."""
     with running(peer := make(folder)):
         peer.fill(scale.keys)
-        script = _shuffled(put, KEYS)
+        measure = partial(drive, peer, _shuffled(put, KEYS), clients=8)
         while True:
-            seconds = REST_TIMES * scale.seconds
-            rest = drive(peer, script, clients=8, seconds=seconds)
-            seconds = COMPACTION_TIMES * scale.seconds
-            busy = drive(peer, script, clients=8, seconds=seconds, beside=peer.rewrite)
+            rest = measure(seconds=REST_TIMES * scale.seconds)
+            busy = measure(seconds=COMPACTION_TIMES * scale.seconds, beside=peer.rewrite)
             figures: Figures = {"requests_per_s": busy.requests_per_s}
             for name, percent in (("p99", 99.0), ("p99.9", 99.9)):
                 at_rest, during = rest.percentile_us(percent), busy.percentile_us(percent)

@@ -33,9 +33,9 @@ class Table:
         return len(self._entries)
 
     def load(self, key: str, packed: bytes, version: int, deadline: float | None) -> None:
-        """Takes what a file holds, while there is no index yet."""
+        """Holds an entry, and leaves the index alone: all there is to do before there is one."""
         if deadline is None and len(packed) <= _COMPACT_BYTES_MAX:
-            self._entries[key] = _pack_version(version) + packed
+            self._entries[key] = _VERSION.pack(version) + packed
         else:
             self._entries[key] = Entry(packed, version, deadline)
 
@@ -118,7 +118,6 @@ _COMPACT_BYTES_MAX: Final = 1024
 """A small entry without a deadline is one object, its version and its value: for a value of
 100 bytes 144 bytes of memory, where an Entry has 224."""
 _VERSION: Final = Struct("<Q")
-_pack_version = _VERSION.pack
 
 
 def _end_of(prefix: str) -> str | None:
