@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import zmq
 
+from zkv.engines import journal
 from zkv.engines.local import LocalEngine
 
 EXIT_S = 10
@@ -97,6 +98,12 @@ def wait_until(true: Any, timeout_s: float = 10) -> None:
     while not true():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.01)
+
+
+def cut_room(folder: Path) -> None:
+    """Takes the room from the end of each segment; a crash may do so."""
+    for path in folder.glob(f"{journal.PREFIX}*.jsonl"):
+        os.truncate(path, len(path.read_bytes().rstrip(b" ")))
 
 
 def compact(engine: LocalEngine) -> None:

@@ -227,13 +227,17 @@ def test_it_rests_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pace(1)
         return bool(rests)
 
+    def write(size: int, when: int) -> None:
+        written.write_bytes(b"x" * size)
+        os.utime(written, ns=(when, when))
+
     assert not rested()  # nobody writes
-    written.write_bytes(b"x" * 10)
+    write(999, when=1)
     assert rested()
     assert not rested()
-    written.write_bytes(b"x" * 999)
+    write(999, when=2)  # into the room at its end
     assert rested()
-    written.write_bytes(b"x" * 1001)  # the next compaction is due
+    write(1001, when=3)  # the next compaction is due
     assert not rested()
 
 

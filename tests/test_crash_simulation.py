@@ -79,6 +79,12 @@ def _only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "TICK_S", 3600)
 
 
+@pytest.fixture(autouse=True)
+def _little_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that it is often used up, and has no thousands of sectors to be lost."""
+    monkeypatch.setattr(journal, "ROOM_BYTES", 1024)
+
+
 def call(
     op: str, session: str | None = None, seq: int = 0, retry: bool = False, **given: Any
 ) -> Call:

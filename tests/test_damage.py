@@ -21,7 +21,7 @@ from crash_disk import CrashDisk
 from harness import wait_until
 
 from zkv import requests, values
-from zkv.engines import Call, compaction, local, watermark
+from zkv.engines import Call, compaction, journal, local, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import Recovered, recover, settle
@@ -122,6 +122,7 @@ def last_segment(store: Store) -> str:
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Store:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(local, "STOP_BYTES_MAX", 0)
+        monkeypatch.setattr(journal, "ROOM_BYTES", 512)
         made = make(tmp_path_factory.mktemp("store") / "data", clean=request.param == "clean")
     assert len(made.files) == 5
     assert check(made, made.files) == LAST
@@ -150,7 +151,7 @@ def check(store: Store, damaged: Files) -> int | None:
     aside = settle(disk, found)
     if found.tail is not None and found.tail.torn_bytes:
         assert aside is not None
-        torn = damaged[found.tail.name][found.tail.offset :]
+        torn = damaged[found.tail.name][found.tail.offset :][: found.tail.torn_bytes]
         assert disk.files()[aside] == torn
     assert recover(disk).table.revision == revision
     return revision

@@ -7,9 +7,11 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -274,13 +276,20 @@ class ForgetfulDisk(Disk):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._unsynced: dict[int, bytes] = {}
+        self._unsynced: dict[int, list[Callable[[], None]]] = defaultdict(list)
 
     def write(self, handle: int, data: bytes) -> None:
-        self._unsynced[handle] = self._unsynced.get(handle, b"") + data
+        self._unsynced[handle].append(partial(super().write, handle, data))
+
+    def write_at(self, handle: int, data: bytes, offset: int) -> None:
+        self._unsynced[handle].append(partial(super().write_at, handle, data, offset))
+
+    def truncate(self, handle: int, size: int) -> None:
+        self._unsynced[handle].append(partial(super().truncate, handle, size))
 
     def sync(self, handle: int) -> None:
-        super().write(handle, self._unsynced.pop(handle, b""))
+        for step in self._unsynced.pop(handle, []):
+            step()
 
     def close(self, handle: int) -> None:
         self._unsynced.pop(handle, None)
@@ -311,9 +320,9 @@ class FailingDisk(Disk):
     failing = ""
     error: type[BaseException] = OSError
 
-    def write(self, handle: int, data: bytes) -> None:
-        self._fail_in("write")
-        super().write(handle, data)
+    def write_at(self, handle: int, data: bytes, offset: int) -> None:
+        self._fail_in("write_at")
+        super().write_at(handle, data, offset)
 
     def sync(self, handle: int) -> None:
         self._fail_in("sync")
@@ -325,7 +334,7 @@ class FailingDisk(Disk):
             raise self.error
 
 
-@pytest.mark.parametrize("step", ["write", "sync"])
+@pytest.mark.parametrize("step", ["write_at", "sync"])
 def test_a_failed_write_or_sync_is_final(tmp_path: Path, step: str) -> None:
     """Nothing is acknowledged from then on, and what was acknowledged is there afterwards."""
     disk, failures = FailingDisk(tmp_path), list[Exception]()
@@ -344,7 +353,7 @@ def test_a_failed_write_or_sync_is_final(tmp_path: Path, step: str) -> None:
     survived.close()
 
 
-@pytest.mark.parametrize("step", ["write", "sync"])
+@pytest.mark.parametrize("step", ["write_at", "sync"])
 def test_a_lack_of_memory_leaves_no_hole_in_the_journal(tmp_path: Path, step: str) -> None:
     """What is told behind it is there after a crash, and the folder opens."""
     disk = FailingDisk(tmp_path / "data")

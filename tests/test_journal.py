@@ -18,6 +18,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from harness import cut_room
 
 from zkv import requests, values
 from zkv.engines import Call, compaction, journal, line, watermark
@@ -117,11 +118,12 @@ def revision_in(folder: Path) -> int | None:
 
 
 def abandon(engine: LocalEngine) -> None:
-    """Lets go of the folder as a crash does: nothing is written."""
+    """Lets go of the folder as a crash does: nothing is written, and room may be gone."""
     engine._closed = True
     engine._wake.set()
     engine._keeper.join()
     engine._folder_lock.close()
+    cut_room(engine._disk.folder)
 
 
 @pytest.fixture
@@ -214,10 +216,13 @@ def test_a_journal_is_these_lines(tmp_path: Path) -> None:
     engine = open_engine(tmp_path / "data")
     engine.execute([change("user:1", {"name": "Ada"})])
     engine.execute([change("b", b"\xff"), change("user:1", GONE)])
-    header, *lines = segment(tmp_path / "data").read_bytes().decode().splitlines()
+    header, *lines, room = segment(tmp_path / "data").read_bytes().decode().split("\n")
     engine._journal.rotate()
-    footer = segment(tmp_path / "data").read_text().splitlines()[-1]
+    footer, end = segment(tmp_path / "data").read_text().split("\n")[-2:]
     engine.close()
+    assert not room.strip(" ")
+    assert len("\n".join([header, *lines, room])) == journal.ROOM_BYTES
+    assert end == ""
     bodies = [
         f'{{"zkv":1,"file":"journal","store":"{STORE}","rev":1',
         '{"rev":1,"time":"2026-11-22T20:04:11.125000Z","put":{"user:1":{"name":"Ada"}},"batch":1',
@@ -263,6 +268,34 @@ def test_a_journal_cut_anywhere_has_every_whole_line(died: Path, tmp_path: Path)
         assert kept == [whole[good:size]] * (good < size)
         assert revision_in(folder) == max(whole.count(b"\n", 0, size) - 1, 0)
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("room", [1, 511, journal.ROOM_BYTES, 3 * journal.ROOM_BYTES + 1])
+def test_room_is_no_part_of_a_journal(died: Path, rotated: Path, room: int) -> None:
+    """Neither behind a line nor behind a footer, whose writer died before it cut it off."""
+    for folder in (died, rotated):
+        with segment(folder).open("ab") as file:
+            file.write(b" " * room)
+        if folder is rotated:
+            (folder / journal.name_of(REVISIONS + 1)).unlink()
+        assert revision_in(folder) == REVISIONS
+        open_engine(folder).close()
+        assert state_in(folder) == STATES[-1]
+        assert not list(folder.glob("*.torn-*"))
+
+
+def test_lines_of_any_length_find_room(tmp_path: Path) -> None:
+    """And it is gone when the segment is closed."""
+    engine, expected = open_engine(tmp_path / "data"), State()
+    for version, size in enumerate((7, 60_000, 9_000, 300_000, 1, 65_536, 131_072), 1):
+        engine.execute([change(f"k{version}", "x" * size)])
+        expected[f"k{version}"] = values.pack("x" * size), version
+        assert state_in(tmp_path / "data") == expected
+        assert segment(tmp_path / "data").stat().st_size % journal.ROOM_BYTES == 0
+    engine._journal.rotate()
+    assert segment(tmp_path / "data").read_bytes().endswith(b'"}\n')
+    abandon(engine)
+    assert state_in(tmp_path / "data") == expected
 
 
 def test_a_store_goes_on_from_a_cut(died: Path, tmp_path: Path, long: bool, seed: int) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from awaited import Connect
-from harness import serving
+from harness import cut_room, serving
 from wire import Wire
 
 import zkv
@@ -59,6 +59,7 @@ def lose_the_end(folder: Path, keep: int) -> None:
     """A power failure: the last segment keeps so many lines, and those that were synced."""
     marks = [json.loads(line) for line in (folder / "watermark").read_bytes().splitlines()]
     synced = max(mark["watermark"] for mark in marks)
+    cut_room(folder)
     segment = max(folder.glob("journal-*.jsonl"))
     lines = segment.read_bytes().splitlines(keepends=True)
     kept = [one for one in lines[1 + keep :] if json.loads(one)["rev"] <= synced]
@@ -90,6 +91,7 @@ def test_a_store_that_lost_what_it_had_synced_is_refused(wire: Wire, lines: int)
     for number in range(5):
         wire("put", key="a", value=number)
     copy = Path(shutil.copytree(wire.folder, wire.folder.parent / "copy"))
+    cut_room(copy)
     segment = max(copy.glob("journal-*.jsonl"))
     segment.write_bytes(b"".join(segment.read_bytes().splitlines(keepends=True)[:-lines]))
     with pytest.raises(Damaged, match=f"revisions? {6 - lines}"):

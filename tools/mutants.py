@@ -184,6 +184,20 @@ MUTANTS: Final = (
         ("tests/test_journal.py::test_a_line_without_its_newline_is_torn",),
     ),
     Mutant(
+        "room is taken for a torn line",
+        "zkv/engines/journal.py",
+        '        data = disk.read(name, start, size - start).rstrip(b" ")',
+        "        data = disk.read(name, start, size - start)",
+        ("tests/test_journal.py::test_room_is_no_part_of_a_journal",),
+    ),
+    Mutant(
+        "a closed segment keeps its room",
+        "zkv/engines/journal.py",
+        "        self._disk.truncate(self._handle, self._end)\n",
+        "",
+        ("tests/test_journal.py::test_lines_of_any_length_find_room",),
+    ),
+    Mutant(
         "a value with a tag is loaded as it stands",
         "zkv/values.py",
         'TAG_MARK: Final = b"$"',

@@ -231,20 +231,20 @@ class Pace:
         self._disk = disk
         self._newest = journal.name_of(upto + 1)
         self._merged = sum(map(disk.size, disk.data_files("")))
-        self._grown = self._written()
+        self._modified, _ = self._following()
         self._since = time.monotonic()
 
     def __call__(self, size: int) -> None:
         worked = time.monotonic() - self._since
-        grown = self._written()
-        if self._grown < grown < self._merged:
+        modified, grown = self._following()
+        if modified > self._modified and grown < self._merged:
             time.sleep(self.REST * worked)
-        self._grown, self._since = grown, time.monotonic()
+        self._modified, self._since = modified, time.monotonic()
 
-    def _written(self) -> int:
-        """Bytes of the segments behind those that are merged."""
-        segments = self._disk.data_files(journal.PREFIX)
-        return sum(self._disk.size(name) for name in segments if name >= self._newest)
+    def _following(self) -> tuple[int, int]:
+        """Of the segments behind those that are merged: when they were written to, and bytes."""
+        names = [n for n in self._disk.data_files(journal.PREFIX) if n >= self._newest]
+        return max(map(self._disk.modified, names), default=0), sum(map(self._disk.size, names))
 
 
 def main() -> None:

@@ -6,7 +6,6 @@ Nothing here knows what the bytes mean.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -74,6 +73,10 @@ class Disk:
         """Bytes in a file."""
         return os.stat(self._path(name)).st_size
 
+    def modified(self, name: str) -> int:
+        """When a file was last written to, in nanoseconds since 1970."""
+        return os.stat(self._path(name)).st_mtime_ns
+
     def lines(self, name: str, offset: int = 0) -> Iterator[bytes]:
         """The lines of a file from a byte offset on, each with its newline if it has one."""
         file: IO[bytes]
@@ -92,8 +95,8 @@ class Disk:
         return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def create(self, name: str) -> int:
-        """A handle to append to a new file; the name must be free."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        """A handle for a new file, for `write` or for `write_at`; the name must be free."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return os.open(self._path(name), flags, 0o600)
 
     def open(self, name: str) -> int:
@@ -101,15 +104,21 @@ class Disk:
         return os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write_at(self, handle: int, data: bytes, offset: int) -> None:
-        """Puts a few bytes in their place, or raises."""
-        if os.pwrite(handle, data, offset) != len(data):
-            raise OSError(errno.EIO, "short write")
+        """Puts all of the data in its place, or raises."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(handle, view, offset)
+            view, offset = view[written:], offset + written
 
     def write(self, handle: int, data: bytes) -> None:
         """Appends all of the data, or raises."""
         view = memoryview(data)
         while view:
             view = view[os.write(handle, view) :]
+
+    def truncate(self, handle: int, size: int) -> None:
+        """Cuts the file off behind so many bytes; durable after `sync`."""
+        os.ftruncate(handle, size)
 
     def sync(self, handle: int) -> None:
         """Returns when what was written is on disk, with the length of the file."""

@@ -11,6 +11,9 @@ is the first revision of the lines that were synced together: a line of batch B 
 everything before B was on disk before it was written. A footer closes a segment; only the
 segment that is being written has none, or the one whose writer died.
 
+The segment that is being written ends with spaces, room for the lines to come: to sync what
+does not make a file longer takes 130 µs instead of 190 µs. They are no part of its data.
+
 Where writes are acknowledged before they are synced, the header also has `reserved`: the
 last revision that may be given out from this segment. If its writer dies, the footer that
 the next start writes has it too, and revisions go on behind it: none is ever used twice.
@@ -41,6 +44,9 @@ from zkv.transaction import Commit
 PREFIX: Final = "journal-"
 RESERVED: Final = 1_000_000
 """Revisions that a segment may give out before they are synced."""
+
+ROOM_BYTES: Final = 64 * 2**10
+"""The segment that is being written grows by so much at a time."""
 
 Value = TypeVar("Value")
 Fsync = Literal["always", "interval", "never"]
@@ -112,6 +118,18 @@ def replay(record: Record[Any], table: Table, *, tagged: bool = True) -> None:
     table.revision = revision
 
 
+def data_bytes(disk: Disk, name: str) -> int:
+    """The size of a segment without the room at its end."""
+    size = disk.size(name)
+    while size:
+        start = max(0, size - ROOM_BYTES)
+        data = disk.read(name, start, size - start).rstrip(b" ")
+        if data:
+            return start + len(data)
+        size = start
+    return 0
+
+
 def footer(revision: int, seed: int, reserved: int | None = None) -> bytes:
     """The line that closes a segment whose last revision is this one."""
     return line.seal({"end": "journal", "rev": revision, **_given(reserved=reserved)}, seed)
@@ -146,6 +164,7 @@ class Journal:
         self._failure: BaseException | None = None
         self._synced = revision
         self._watermark = Watermark(disk, store, revision)
+        self._end = self._size = 0
         self._handle = self._start_segment()
 
     def append(self, commit: Commit) -> None:
@@ -215,13 +234,20 @@ class Journal:
         self._watermark.advance(self._synced)
 
     def _write(self, data: bytes) -> None:
-        self._disk.write(self._handle, data)
+        start, self._end = self._end, self._end + len(data)
+        if self._end > self._size:
+            self._size = -(-self._end // ROOM_BYTES) * ROOM_BYTES
+            self._disk.write_at(self._handle, data.ljust(self._size - start), start)
+        else:
+            self._disk.write_at(self._handle, data, start)
         self.bytes += len(data)
 
     def _start_segment(self) -> int:
         self._reserved = None if self._fsync == "always" else self.first + RESERVED - 1
+        head = header(self._store, self.first, self._reserved)
+        self._end = self._size = len(head)
         handle = self._disk.create(name_of(self.first))
-        self._disk.write(handle, header(self._store, self.first, self._reserved))
+        self._disk.write_at(handle, head, 0)
         self._disk.sync(handle)
         self._disk.sync_folder()
         return handle
@@ -236,6 +262,7 @@ class Journal:
         if self._synced < self.confirmed:
             self._sync()  # a footer says that all before it is on disk
         self._write(footer(self.confirmed, self._seed))
+        self._disk.truncate(self._handle, self._end)
         self._sync()
         self._disk.close(self._handle)
 

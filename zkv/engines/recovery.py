@@ -149,7 +149,7 @@ def settle(disk: Disk, found: Recovered) -> str | None:
 
 def _replay(disk: Disk, name: str, store: str | None, table: Table, on_bytes: OnBytes) -> Segment:
     """Applies a segment's revisions that the table has not seen yet."""
-    size, lines = disk.size(name), disk.lines(name)
+    size, lines = journal.data_bytes(disk, name), disk.lines(name)
     head = next(lines, b"")
     try:
         header = line.read_header(head, "journal")
@@ -216,6 +216,7 @@ def _close(disk: Disk, tail: Segment) -> None:
     if tail.closed:
         handle = disk.open(tail.name)
         disk.write_at(handle, footer, tail.offset - len(footer))
+        disk.truncate(handle, tail.offset)
         disk.sync(handle)
         disk.close(handle)
         return
