@@ -32,8 +32,8 @@ from zkv.errors import DiskFailed
 from zkv.operations import OPERATIONS
 
 KINDS: Final = (
-    "names", "size", "lines", "read", "free_bytes", "create", "open", "write", "short_write",
-    "write_at", "sync", "rename", "unlink", "sync_folder",
+    "names", "size", "lines", "read", "free_bytes", "create", "open", "write", "write_at",
+    "short_write", "short_write_at", "truncate", "sync", "rename", "unlink", "sync_folder",
 )  # fmt: skip
 ERRNOS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
 
@@ -53,8 +53,9 @@ class FaultDisk(CrashDisk):
             return
         self.calls += 1
         if self.calls == nth or (for_good and self.calls > nth):
-            if kind == "short_write":
-                super().write(args[0], args[1][: len(args[1]) // 2])
+            if kind.startswith("short_"):
+                handle, data, *offset = args
+                getattr(super(), name)(handle, data[: len(data) // 2], *offset)
             if kind == "sync":
                 self.lose(*args)
             raise OSError(number, os.strerror(number))

@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 import pytest
 import zmq
-from harness import EXIT_S, ServerProcess, ask, raw_socket, serving, wait_until
+from harness import EXIT_S, ServerProcess, ask, cut_room, raw_socket, serving, wait_until
 
 import zkv
 
@@ -224,7 +224,7 @@ def test_a_disk_that_refuses_a_write_is_exit_74(server: ServerProcess) -> None:
     size = journal_of(server.data).stat().st_size
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (size + 50, size + 50))
     with raw_socket(zmq.REQ, server.endpoint) as socket:
-        socket.send(msgpack.packb({"op": "put", "key": "k3", "value": "never acknowledged"}))
+        socket.send(msgpack.packb({"op": "put", "key": "k3", "value": "not acknowledged" * size}))
         assert exit_code_of(server) == 74
     assert "Traceback" not in server.log.read_text()
     with serving(server.data) as again, raw_socket(zmq.REQ, again.endpoint) as socket:
@@ -265,6 +265,7 @@ def test_check_finds_a_good_folder_good(crashed: Path) -> None:
 
 
 def test_check_tells_of_a_torn_tail_and_leaves_it(crashed: Path) -> None:
+    cut_room(crashed)
     journal = journal_of(crashed)
     with journal.open("ab") as file:
         torn = file.write(b'{"rev":4,"time":')
