@@ -10,7 +10,8 @@ from command_line import Run, one_sentence, run_client
 
 from zkv.cli.arguments import COMMANDS
 from zkv.errors import BY_CODE
-from zkv.requests import ABSENT, ANY_ERRORS, OPS, SESSION_ERRORS
+from zkv.fields import ABSENT
+from zkv.requests import ANY_ERRORS, OPS, SESSION_ERRORS
 
 PROTOCOL = (Path(__file__).resolve().parent.parent / "zkv" / "PROTOCOL.md").read_text()
 

@@ -59,7 +59,7 @@ def engine(tmp_path: Path) -> Iterator[LocalEngine]:
 
 def put(engine: LocalEngine, key: str, value: Any) -> None:
     request = requests.check({"op": "put", "key": key, "value": value})
-    (outcome,) = engine.execute([Call(OPERATIONS[request.op], request.args)])
+    (outcome,) = engine.execute([Call(OPERATIONS[request.args.op], request.args)])
     assert outcome.result == {"version": outcome.revision}
 
 

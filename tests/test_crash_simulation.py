@@ -92,7 +92,7 @@ def call(
     if session is not None:
         fields |= {"session": session, "seq": seq, "retry": retry}
     request = requests.check(fields)
-    return Call(OPERATIONS[request.op], request.args, request.session)
+    return Call(OPERATIONS[request.args.op], request.args, request.session)
 
 
 def script(rng: random.Random) -> list[Batch]:

@@ -54,7 +54,7 @@ def write(n: int) -> Call:
     if n % 3 == 0:
         fields["ttl"] = 1000
     request = requests.check({**fields, "session": session_of(n), "seq": n})
-    return Call(OPERATIONS[request.op], request.args, request.session)
+    return Call(OPERATIONS[request.args.op], request.args, request.session)
 
 
 def key_of(n: int) -> str:

@@ -116,7 +116,7 @@ class Told:
 
 def call(op: str, **fields: Any) -> Call:
     request = requests.check({"op": op, **fields})
-    return Call(OPERATIONS[request.op], request.args)
+    return Call(OPERATIONS[request.args.op], request.args)
 
 
 def without_power(disk: CrashDisk) -> CrashDisk:

@@ -364,7 +364,7 @@ def test_a_lack_of_memory_leaves_no_hole_in_the_journal(tmp_path: Path, step: st
     for one in (put("b"), get("b"), put("c"), get("c")):
         with suppress(DiskFailed, MemoryError):
             run(engine, one)
-            told.add(one.args["key"])
+            told.add(one.args.key)
     survived = LocalEngine(
         Disk(shutil.copytree(disk.folder, tmp_path / "copy")), compactor=compaction.Inline
     )

@@ -13,6 +13,7 @@ ROWS = (
     {"bar", "errors", "logs"},
     {"loading", "values", "engines.disk", "engines.line"},
     {"fields", "transaction", "engines.space", "engines.watermark"},
+    {"arguments"},
     {"requests"},
     {"protocol"},
     {"operations", "engines.sessions"},

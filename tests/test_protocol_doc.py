@@ -18,7 +18,8 @@ from vectors import ANY, VECTORS, as_json, body, matches
 
 from zkv import protocol
 from zkv.errors import BY_CODE
-from zkv.requests import ABSENT, OPS
+from zkv.fields import ABSENT
+from zkv.requests import OPS
 
 TEXT = (Path(__file__).resolve().parent.parent / "zkv" / "PROTOCOL.md").read_text()
 PING = body({"op": "ping"})

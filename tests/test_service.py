@@ -59,7 +59,7 @@ def get(number: int) -> dict[str, Any]:
 
 def test_replies_are_in_the_order_of_the_requests() -> None:
     def outcome(call: Call) -> Outcome:
-        return Outcome({"value": call.args["key"], "version": 1}, 5)
+        return Outcome({"value": call.args.key, "version": 1}, 5)
 
     service = Service(FakeEngine(outcome), "1.2.3")
     replies = exchange(service, *[get(number) for number in range(64)])
@@ -73,7 +73,7 @@ def test_a_batch_reaches_the_engine_at_once_and_in_order() -> None:
 
     class OneBatch(FakeEngine):
         def execute(self, calls: Sequence[Call]) -> list[Outcome]:
-            batches.append([call.args["key"] for call in calls])
+            batches.append([call.args.key for call in calls])
             return [Outcome({}, 1) for _ in calls]
 
     exchange(Service(OneBatch(run), "1.2.3"), get(1), get(2), get(3))

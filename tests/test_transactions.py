@@ -236,7 +236,7 @@ def test_transactions_never_interleave(wire: Wire) -> None:
         number = values.unpack(t.get(A).packed)
         with suppress(threading.BrokenBarrierError):
             middle.wait(0.2)
-        t.put(A, values.Packed(values.pack(number + 1)))
+        t.put(A, values.pack(number + 1))
         return {}
 
     with ThreadPoolExecutor(2) as pool:

@@ -21,7 +21,7 @@ from harness import serving
 
 import zkv
 from zkv import protocol, values
-from zkv.requests import ABSENT
+from zkv.fields import ABSENT
 from zkv.zmtp import NotZeroMQ, Req
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\3\1" + b"NULL" + bytes(48)

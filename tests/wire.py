@@ -81,7 +81,11 @@ class Wire:
 
     def _lines(self, kind: str) -> list[dict[str, Any]]:
         files = sorted(self.folder.glob(f"{kind}-*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_bytes().splitlines()]
+        return [
+            json.loads(line)
+            for file in files
+            for line in file.read_bytes().rstrip(b" ").splitlines()
+        ]
 
     def _open(self) -> None:
         self.engine = LocalEngine(

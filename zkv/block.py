@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
 from zkv.errors import Conflict
-from zkv.requests import ABSENT, OPS
+from zkv.fields import ABSENT
+from zkv.requests import OPS
 
 T = TypeVar("T")
 

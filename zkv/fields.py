@@ -2,14 +2,17 @@
 
 `check_…(name, given)` returns what an operation gets, or raises BadRequest or TooLarge with
 the field's name in a sentence and in the details. Which op has which fields is described in
-`protocol`.
+`requests`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sized
-from typing import Any, Final
+import sys
+from collections.abc import Callable, Mapping, Sized
+from typing import Annotated, Any, Final, NamedTuple
+
+from msgspec import Meta
 
 from zkv import values
 from zkv.errors import BadRequest, RequestError, TooLarge
@@ -17,6 +20,42 @@ from zkv.errors import BadRequest, RequestError, TooLarge
 KEY_BYTES_MAX: Final = 1024
 TXN_OPS_MAX: Final = 1024
 LIST_ITEMS_MAX: Final = 10_000
+TOKEN_BYTES_MAX: Final = 64
+"""Of the `id` and the `session` of a request."""
+
+ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
+"""Stands for a field that was not given, since nil is a value."""
+
+
+class Field(NamedTuple):
+    """One field of a request: `check(name, given)` returns what the operation gets."""
+
+    kind: str
+    check: Callable[[str, Any], Any]
+    about: str
+    required: bool = False
+    default: Any = ABSENT
+
+
+_FLOAT = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+_PLAIN_KEY = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX // 4)]
+_PLAIN_ITEMS = dict[_PLAIN_KEY, values.plain(4)]  # type: ignore[misc, valid-type]
+
+PLAIN: Final[Mapping[str, Any]] = {
+    "key": _PLAIN_KEY,
+    "prefix": Annotated[str, Meta(max_length=KEY_BYTES_MAX // 4)],
+    "value": values.plain(5),
+    "flag": bool,
+    "number": int | _FLOAT,
+    "ttl": Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
+    "limit": Annotated[int, Meta(ge=1, le=LIST_ITEMS_MAX)],
+    "keys": Annotated[list[_PLAIN_KEY], Meta(max_length=TXN_OPS_MAX)],
+    "token": Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_MAX // 4)],
+    "items": Annotated[_PLAIN_ITEMS, Meta(max_length=TXN_OPS_MAX)],
+}
+"""By kind of field, the type of what its check takes, and gives back as it stands or packed.
+
+It need not be all that the check takes, but nothing else may be of it."""
 
 
 def check_key(name: str, given: Any) -> str:
@@ -146,16 +185,16 @@ def check_limit(name: str, given: Any) -> int:
     return given
 
 
-def check_token(name: str, given: Any, bytes_max: int, or_else: str = "") -> None:
+def check_token(name: str, given: Any, or_else: str = "") -> None:
     if type(given) is str:
         size = len(given.encode())
     elif type(given) is bytes:
         size = len(given)
     else:
         size = 0
-    if not 1 <= size <= bytes_max:
+    if not 1 <= size <= TOKEN_BYTES_MAX:
         raise BadRequest(
-            f"{name} must be {or_else}a str or bin of 1..{bytes_max} bytes", field=name
+            f"{name} must be {or_else}a str or bin of 1..{TOKEN_BYTES_MAX} bytes", field=name
         )
 
 

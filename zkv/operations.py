@@ -2,7 +2,7 @@
 
 Written once, for every engine. An operation returns the fields that its success adds to
 the reply, or raises one of `zkv.errors`; what it changes goes to the transaction and to
-nothing else. The fields are described, and were checked, in `protocol`.
+nothing else. The fields are described, and were checked, in `requests`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from typing import Any, Final
 
 from zkv import values
 from zkv.errors import Conflict, Error, Overflow, TooLarge, WrongType
+from zkv.fields import ABSENT
 from zkv.protocol import MESSAGE_BYTES_MAX
 from zkv.transaction import Entry, Transaction, missing
 from zkv.values import Packed
 
-Arguments = Mapping[str, Any]
+Arguments = Any
+"""The `Arguments` of the op."""
 Fields = dict[str, Any]
 Operation = Callable[[Transaction, Arguments], Fields]
 
@@ -30,12 +32,12 @@ def ping(_: Transaction, __: Arguments) -> Fields:
 
 
 def get(t: Transaction, args: Arguments) -> Fields:
-    key = args["key"]
+    key = args.key
     entry = t.find(key)
     if entry is None:
-        if "default" not in args:
+        if args.default is ABSENT:
             raise missing(key)
-        return {"value": Packed(args["default"]), "version": 0}
+        return {"value": Packed(args.default), "version": 0}
     fields: Fields = {"value": Packed(entry.packed), "version": entry.version}
     if entry.deadline is not None:
         fields["ttl"] = entry.deadline - t.now
@@ -45,7 +47,7 @@ def get(t: Transaction, args: Arguments) -> Fields:
 def get_many(t: Transaction, args: Arguments) -> Fields:
     entries: list[list[Any] | None] = []
     size = 0
-    for key in args["keys"]:
+    for key in args.keys:
         entry = t.find(key)
         if entry is None:
             entries.append(None)
@@ -58,81 +60,81 @@ def get_many(t: Transaction, args: Arguments) -> Fields:
 
 
 def put(t: Transaction, args: Arguments) -> Fields:
-    key, deadline, old = args["key"], None, None
+    key, deadline, old = args.key, None, None
     _check(t, args)
-    if args["keep_ttl"] or args["return_old"]:
+    if args.keep_ttl or args.return_old:
         old = t.find(key)
-    if "ttl" in args:
-        deadline = t.now + args["ttl"]
-    elif args["keep_ttl"] and old is not None:
+    if args.ttl is not ABSENT:
+        deadline = t.now + args.ttl
+    elif args.keep_ttl and old is not None:
         deadline = old.deadline
-    entry = t.put(key, args["value"], deadline)
+    entry = t.put(key, args.value, deadline)
     return _with_old({"version": entry.version}, args, old)
 
 
 def put_many(t: Transaction, args: Arguments) -> Fields:
-    deadline = t.now + args["ttl"] if "ttl" in args else None
-    for key, packed in args["items"].items():
+    deadline = t.now + args.ttl if args.ttl is not ABSENT else None
+    for key, packed in args.items.items():
         t.put(key, packed, deadline)
     return {"version": t.revision if t.changes else 0}
 
 
 def delete(t: Transaction, args: Arguments) -> Fields:
     _check(t, args)
-    entry = t.get(args["key"])
-    t.delete(args["key"])
+    entry = t.get(args.key)
+    t.delete(args.key)
     return _with_old({"version": entry.version}, args, entry)
 
 
 def incr(t: Transaction, args: Arguments) -> Fields:
     _check(t, args)
-    entry = t.find(args["key"])
-    number = args["initial"] if entry is None else values.unpack(entry.packed)
+    entry = t.find(args.key)
+    number = args.initial if entry is None else values.unpack(entry.packed)
     if type(number) not in (int, float):
         raise WrongType("the value is not a number")
-    packed = values.pack(_in_range(number + args["by"]))
-    entry = t.put(args["key"], packed, None if entry is None else entry.deadline)
+    packed = values.pack(_in_range(number + args.by))
+    entry = t.put(args.key, packed, None if entry is None else entry.deadline)
     return {"value": Packed(packed), "version": entry.version}
 
 
 def expire(t: Transaction, args: Arguments) -> Fields:
     _check(t, args)
-    deadline = None if args["ttl"] is None else t.now + args["ttl"]
-    entry = t.put(args["key"], t.get(args["key"]).packed, deadline)
+    deadline = None if args.ttl is None else t.now + args.ttl
+    entry = t.put(args.key, t.get(args.key).packed, deadline)
     return {"version": entry.version}
 
 
 def list_(t: Transaction, args: Arguments) -> Fields:
     items: list[list[Any]] = []
     size = 0
-    for key, entry in t.items(args["prefix"], args["after"]):
-        if len(items) == args["limit"] or size > PAGE_BYTES_MAX:
+    for key, entry in t.items(args.prefix, args.after):
+        if len(items) == args.limit or size > PAGE_BYTES_MAX:
             return {"items": items, "more": True}
         items.append([key, entry.version])
-        if args["values"]:
+        if args.values:
             items[-1].append(Packed(entry.packed))
             size += len(entry.packed)
     return {"items": items, "more": False}
 
 
 def count(t: Transaction, args: Arguments) -> Fields:
-    return {"count": t.count(args["prefix"])}
+    return {"count": t.count(args.prefix)}
 
 
 def clear(t: Transaction, args: Arguments) -> Fields:
-    keys = [key for key, _ in t.items(args["prefix"])]
+    keys = [key for key, _ in t.items(args.prefix)]
     for key in keys:
         t.delete(key)
     return {"count": len(keys)}
 
 
 def txn(t: Transaction, args: Arguments) -> Fields:
-    success = all(_failing(t.find(key), conditions) is None for key, conditions in args["if"])
+    success = all(_failing(t.find(key), conditions) is None for key, conditions in args.if_)
     results: list[Packed] = []
     size = 0
-    for index, request in enumerate(args["then" if success else "else"]):
+    for index, one in enumerate(args.then if success else args.else_):
         try:
-            packed = values.assemble(OPERATIONS[request.op](t, request.args))
+            packed = values.assemble(OPERATIONS[one.op](t, one))
             size += len(packed)
             if size > MESSAGE_BYTES_MAX:
                 raise TooLarge("the results are too large for a reply", limit=MESSAGE_BYTES_MAX)
@@ -160,9 +162,9 @@ OPERATIONS: Final[dict[str, Operation]] = {
 
 def _check(t: Transaction, args: Arguments) -> None:
     """Raises Conflict, with the key's version now, unless every condition holds."""
-    if "if" in args:
-        entry = t.find(args["key"])
-        failing = _failing(entry, args["if"])
+    if args.if_ is not ABSENT:
+        entry = t.find(args.key)
+        failing = _failing(entry, args.if_)
         if failing is not None:
             version = 0 if entry is None else entry.version
             raise Conflict(f"the {failing} is not the expected one", version=version)
@@ -184,7 +186,7 @@ _HOLDS: Final[dict[str, Callable[[Entry | None, Any], bool]]] = {
 
 
 def _with_old(fields: Fields, args: Arguments, old: Entry | None) -> Fields:
-    if args["return_old"] and old is not None:
+    if args.return_old and old is not None:
         fields["old"] = Packed(old.packed)
     return fields
 

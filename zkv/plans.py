@@ -23,7 +23,7 @@ from zkv.block import (
     put_fields,
 )
 from zkv.errors import NotFound
-from zkv.requests import ABSENT
+from zkv.fields import ABSENT
 
 T = TypeVar("T")
 RAISE: Final = type("Raise", (), {"__repr__": lambda self: "RAISE"})()

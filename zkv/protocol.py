@@ -9,26 +9,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from zkv import values
+import msgspec
+
+from zkv import requests, values
 from zkv.errors import BY_CODE, BadRequest, Error, ProtocolError, TooLarge
-from zkv.fields import KEY_BYTES_MAX, LIST_ITEMS_MAX, TXN_OPS_MAX, check_token, shortened
-from zkv.requests import ABSENT, SESSION_BYTES_MAX
+from zkv.fields import (
+    ABSENT,
+    KEY_BYTES_MAX,
+    LIST_ITEMS_MAX,
+    TOKEN_BYTES_MAX,
+    TXN_OPS_MAX,
+    check_token,
+    shortened,
+)
+from zkv.requests import PLAIN_REQUEST, Request
 
 VERSION: Final = 1
 MESSAGE_BYTES_MAX: Final = 8 * 2**20
-ID_BYTES_MAX: Final = 64
 
 LIMITS: Final = {
     "message_bytes": MESSAGE_BYTES_MAX,
     "key_bytes": KEY_BYTES_MAX,
-    "id_bytes": ID_BYTES_MAX,
-    "session_bytes": SESSION_BYTES_MAX,
+    "id_bytes": TOKEN_BYTES_MAX,
+    "session_bytes": TOKEN_BYTES_MAX,
     "value_depth": values.DEPTH_MAX,
     "value_items": values.ITEMS_MAX,
     "list_items": LIST_ITEMS_MAX,
     "txn_ops": TXN_OPS_MAX,
 }
 """What `info` tells of them."""
+
+_decode_plain: Final = msgspec.msgpack.Decoder(PLAIN_REQUEST).decode
+
+
+def decode_plain(body: bytes) -> Request | None:
+    """The request of a body, checked; or None if `decode_map` and `check` have to see to it."""
+    if len(body) > MESSAGE_BYTES_MAX:
+        return None
+    try:
+        return requests.take(_decode_plain(body))
+    except (ValueError, RecursionError):
+        return None
 
 
 def decode_map(body: bytes) -> dict[str, Any]:
@@ -53,7 +74,7 @@ def decode_map(body: bytes) -> dict[str, Any]:
 def check_id(given: Any) -> None:
     """Raises BadRequest for an `id` that is not an int, or a str or bin of 1..64 bytes."""
     if type(given) is not int:
-        check_token("id", given, ID_BYTES_MAX, "an int, ")
+        check_token("id", given, "an int, ")
 
 
 def encode_request(op: str, fields: Mapping[str, Any]) -> bytes:

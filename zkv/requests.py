@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Union
 
 from msgspec import Struct
 
+from zkv.arguments import Arguments, attribute_of, pack, request_type_of, type_of
 from zkv.errors import BadRequest, Error, RequestError, UnknownOp
 from zkv.fields import (
+    ABSENT,
     KEY_BYTES_MAX,
     LIST_ITEMS_MAX,
     TXN_OPS_MAX,
+    Field,
     check_array,
     check_conditions,
     check_flag,
@@ -39,12 +42,9 @@ from zkv.fields import (
     shortened,
 )
 
-SESSION_BYTES_MAX: Final = 64
 ANY_ERRORS: Final = ("bad_request", "too_large", "unavailable", "internal")
 """Codes that any request may fail with."""
 SESSION_ERRORS: Final = ("stale", "session_lost")
-ABSENT: Final = type("Absent", (), {"__repr__": lambda self: "ABSENT"})()
-"""Stands for a field that was not given, since nil is a value."""
 
 
 class Session(Struct, frozen=True):
@@ -56,21 +56,11 @@ class Session(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True):
-    """One request, checked: `args` holds every field of the op that was given or defaults."""
+    """One request, checked."""
 
-    op: str
-    args: dict[str, Any]
+    args: Arguments
     session: Session | None = None
-
-
-class Field(NamedTuple):
-    """One field of a request: `check(name, given)` returns what the operation gets."""
-
-    kind: str
-    check: Callable[[str, Any], Any]
-    about: str
-    required: bool = False
-    default: Any = ABSENT
+    id: Any = ABSENT
 
 
 @dataclass(frozen=True)
@@ -128,7 +118,23 @@ def check(fields: dict[str, Any]) -> Request:
     if type(op) is not str or op not in OPS:
         raise _unknown_op(op)
     session = _take_session(fields, OPS[op]) if "session" in fields else None
-    return Request(op, OPS[op].check(fields), session)
+    return Request(_check_fields(op, fields), session)
+
+
+def take(plain: Any) -> Request | None:
+    """The request in what was decoded as `PLAIN_REQUEST`; None if `check` has to see it."""
+    session = None
+    if OPS[plain.op].writes:
+        if plain.session is not ABSENT and plain.seq is not ABSENT:
+            session = Session(plain.session, plain.seq, plain.retry is True)
+        elif not plain.session is plain.seq is plain.retry is ABSENT:
+            return None
+    return Request(pack(plain), session, plain.id)
+
+
+def _check_fields(op: str, given: dict[str, Any]) -> Arguments:
+    checked = OPS[op].check(given)
+    return _ARGUMENTS[op](**{attribute_of(name): it for name, it in checked.items()})
 
 
 def _unknown_op(op: Any) -> Error:
@@ -149,14 +155,14 @@ def _take_session(fields: dict[str, Any], op: Op) -> Session:
     session, seq = fields.pop("session"), fields.pop("seq", ABSENT)
     if not op.writes:
         raise BadRequest("session is for writes", field="session")
-    check_token("session", session, SESSION_BYTES_MAX)
+    check_token("session", session)
     if type(seq) is not int or seq < 1:
         raise BadRequest("seq must be an int of at least 1, beside session", field="seq")
     return Session(session, seq, check_flag("retry", fields.pop("retry", False)))
 
 
-def _check_ops(name: str, given: Any) -> list[Request]:
-    requests = []
+def _check_ops(name: str, given: Any) -> list[Arguments]:
+    ops = []
     for index, fields in enumerate(check_array(name, given)):
         if type(fields) is not dict:
             raise BadRequest(f"{name}[{index}] must be a map", field=name, index=index)
@@ -164,10 +170,10 @@ def _check_ops(name: str, given: Any) -> list[Request]:
             op = fields.pop("op", ABSENT)
             if type(op) is not str or op not in TXN_OPS:
                 raise _not_in_txn(op)
-            requests.append(Request(op, OPS[op].check(fields)))
+            ops.append(_check_fields(op, fields))
         except RequestError as error:
             raise inside(error, name, index) from None
-    return requests
+    return ops
 
 
 def _not_in_txn(op: Any) -> Error:
@@ -326,3 +332,14 @@ OPS: Final[dict[str, Op]] = {
         errors=("conflict", "not_found", "wrong_type", "overflow", "no_space"),
     ),
 }
+
+
+_ARGUMENTS: Final[dict[str, type[Arguments]]] = {}
+for _name, _op in OPS.items():  # txn is behind what it may carry
+    _within = [it for name, it in _ARGUMENTS.items() if name in TXN_OPS]
+    _ARGUMENTS[_name] = type_of(_name, _op.fields, _within, not_plain=_op.exclusive[1:])
+
+PLAIN_REQUEST: Final = Union[  # noqa: UP007
+    tuple(request_type_of(it, writes=OPS[op].writes) for op, it in _ARGUMENTS.items())
+]
+"""The type of requests that are plain: see `arguments`."""

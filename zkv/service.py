@@ -16,8 +16,8 @@ from typing import Any, Final
 from zkv import protocol, requests
 from zkv.engines import Call, Engine, Outcome
 from zkv.errors import Error, Internal, Unavailable
+from zkv.fields import ABSENT
 from zkv.operations import OPERATIONS, Arguments, Fields
-from zkv.requests import ABSENT
 
 log = logging.getLogger(__name__)
 operation_log = logging.getLogger("zkv.operations")
@@ -63,17 +63,22 @@ class Service:
     def _parse(self, body: bytes) -> _Asked:
         request_id, op = ABSENT, "unreadable"
         try:
-            fields = protocol.decode_map(body)
-            if "id" in fields:
-                protocol.check_id(fields["id"])
-                request_id = fields.pop("id")
-            request = requests.check(fields)
-            op, args = request.op, request.args
+            request = protocol.decode_plain(body)
+            if request is None:
+                fields = protocol.decode_map(body)
+                if "id" in fields:
+                    protocol.check_id(fields["id"])
+                    request_id = fields.pop("id")
+                request = requests.check(fields)
+            else:
+                request_id = request.id
+            args = request.args
+            op = args.op
             if op in self._own:  # about the server or its files, not about the data
-                return _Asked(_give, {"fields": self._own[op](args)}, None, request_id, op)
+                return _Asked(_give, self._own[op](args), None, request_id, op)
             return _Asked(OPERATIONS[op], args, request.session, request_id, op)
         except BaseException as error:
-            return _Asked(_raise, {"error": error}, None, request_id, op)
+            return _Asked(_raise, error, None, request_id, op)
 
     def _execute(self, calls: Sequence[Call]) -> list[Outcome]:
         try:
@@ -105,7 +110,7 @@ class Service:
         return {}
 
     def _read_snapshot(self, args: Arguments) -> Fields:
-        data, size = self._engine.read_snapshot(args["revision"], args["offset"], PART_BYTES)
+        data, size = self._engine.read_snapshot(args.revision, args.offset, PART_BYTES)
         return {"data": data, "bytes": size}
 
     def _count(self, asked: list[_Asked], outcomes: list[Outcome]) -> None:
@@ -120,13 +125,12 @@ class Service:
                 errors[_failure(outcome.result).code] += 1
 
 
-def _give(_: Any, args: Arguments) -> Fields:
-    fields: Fields = args["fields"]
+def _give(_: Any, fields: Fields) -> Fields:
     return fields
 
 
-def _raise(_: Any, args: Arguments) -> Fields:
-    raise args["error"]
+def _raise(_: Any, error: BaseException) -> Fields:
+    raise error
 
 
 def _failure(error: BaseException) -> Error:
@@ -150,7 +154,7 @@ def _log_operations(asked: list[_Asked], outcomes: list[Outcome], microseconds: 
         args, result = one.args, outcome.result
         entry = {
             "op": one.op,
-            "key": args.get("key", args.get("prefix")),
+            "key": getattr(args, "key", getattr(args, "prefix", None)),
             "outcome": _failure(result).code if isinstance(result, BaseException) else "ok",
             "microseconds": microseconds,
             "revision": outcome.revision,

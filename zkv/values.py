@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 import msgpack
@@ -47,7 +48,7 @@ pack: Final[Callable[[Value], bytes]] = msgpack.Packer().pack
 
 One call into C, so safe in threads: 0.2 µs, where `packb` takes 0.5 µs."""
 
-assemble: Final[Callable[[dict[str, Any]], bytes]] = msgspec.msgpack.Encoder().encode
+assemble: Final[Callable[[Mapping[str, Any]], bytes]] = msgspec.msgpack.Encoder().encode
 """The msgpack of a map of bool, int, float, str, bytes, lists, maps, and what is `Packed`."""
 
 
@@ -112,6 +113,16 @@ def to_json(value: Value) -> Any:
     return _TO_JSON[type(value)](value)
 
 
+def packed_to_json(packed: bytes) -> Any:
+    """`to_json` of a value that is packed: of most in one step, 0.2 µs for a short str."""
+    if TAG_MARK not in packed:
+        try:
+            return _unpack_json(packed)
+        except ValueError:
+            pass
+    return to_json(unpack(packed))
+
+
 TAG_MARK: Final = b"$"
 """Stands in every JSON text of a value with a tag: without it, `from_json` changes nothing."""
 
@@ -137,17 +148,30 @@ _unpack = functools.partial(
 )
 
 
-def _plain(levels: int) -> Any:
-    """The type of what has no bin, no ext, only str as keys, and few containers in containers."""
-    scalar = str | float | int | bool | None
+def plain(levels: int) -> Any:
+    """The type of what has no bin, no ext, only str as keys, and few containers in containers.
+
+    What msgspec decodes as of this type is what `unpack` would give.
+    """
+    return _containers_of(str | float | int | bool | None, levels)
+
+
+def _containers_of(scalar: Any, levels: int) -> Any:
     if levels == 0:
         return scalar
-    item, items_max = _plain(levels - 1), msgspec.Meta(max_length=ITEMS_MAX)
+    item, items_max = _containers_of(scalar, levels - 1), msgspec.Meta(max_length=ITEMS_MAX)
     array, map_ = list[item], dict[str, item]  # type: ignore[valid-type]
     return scalar | Annotated[array, items_max] | Annotated[map_, items_max]
 
 
-_unpack_plain = msgspec.msgpack.Decoder(_plain(6)).decode  # most requests: 0.4 µs, msgpack's 1.0
+_unpack_plain = msgspec.msgpack.Decoder(plain(6)).decode  # most requests: 0.4 µs, msgpack's 1.0
+
+
+_Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+_Exact = Annotated[int, msgspec.Meta(ge=-JSON_INT_MAX, le=JSON_INT_MAX)]
+_unpack_json = msgspec.msgpack.Decoder(
+    _containers_of(str | _Finite | _Exact | bool | None, 6)  # what JSON says as it stands
+).decode
 
 
 def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -199,7 +223,7 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
     bytes: lambda data: {"$b": data},
     list: lambda items: [to_json(item) for item in items],
     dict: _dict_to_json,
-    Packed: lambda packed: to_json(unpack(bytes(packed))),
+    Packed: lambda packed: packed_to_json(bytes(packed)),
     msgpack.Timestamp: lambda moment: {"$t": [moment.seconds, moment.nanoseconds]},
     msgpack.ExtType: lambda ext: {"$x": [ext.code, ext.data]},
 }

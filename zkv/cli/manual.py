@@ -11,7 +11,8 @@ from zkv.cli.arguments import COMMANDS
 from zkv.cli.command import Command, takes_value, usage
 from zkv.cli.commands import Arguments
 from zkv.errors import BY_CODE, BadRequest
-from zkv.requests import ABSENT, ANY_ERRORS, OPS, SESSION_ERRORS, Field, Op
+from zkv.fields import ABSENT, Field
+from zkv.requests import ANY_ERRORS, OPS, SESSION_ERRORS, Op
 from zkv.store import Store
 
 _INDENT: Final = "  "

@@ -85,7 +85,7 @@ def record_line(commit: Commit, batch: int, seed: int) -> bytes:
         if entry is None:
             delete.append(key)
             continue
-        put[key] = values.to_json(values.unpack(entry.packed))
+        put[key] = values.packed_to_json(entry.packed)
         if entry.deadline is not None:
             expires[key] = entry.deadline
     fields: dict[str, Any] = {"rev": commit.revision, "time": _iso(commit.time)}

@@ -62,7 +62,7 @@ class Sessions:
 def to_json(completed: Completed) -> list[Any]:
     """[session, seq, fields of the reply], as the data files have it."""
     assert not isinstance(completed.result, BaseException)
-    fields = {name: values.to_json(it) for name, it in completed.result.items()}
+    fields = values.packed_to_json(values.assemble(completed.result))
     return [values.to_json(completed.session), completed.seq, fields]
 
 

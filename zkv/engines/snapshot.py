@@ -65,7 +65,7 @@ def revision_of(name: str) -> int:
 
 def entry_line(key: str, entry: Entry, seed: int) -> bytes:
     """The line of one key."""
-    plain = values.to_json(values.unpack(entry.packed))
+    plain = values.packed_to_json(entry.packed)
     return line.seal(Record(key, plain, entry.version, entry.deadline), seed)
 
 
