@@ -23,6 +23,7 @@ class Arguments(Struct, gc=False, kw_only=True, forbid_unknown_fields=True, tag_
     """
 
     op: ClassVar[str]
+    writes: ClassVar[bool]
     packs: ClassVar[tuple[tuple[str, Callable[[Any], Any]], ...]]
     """What is a value, or has values in it, and how that is packed."""
 
@@ -31,6 +32,8 @@ def type_of(
     op: str,
     fields: Mapping[str, Field],
     within: Iterable[type[Arguments]],
+    *,
+    writes: bool,
     not_plain: Sequence[str],
 ) -> Any:
     """The type of an op's arguments; `within` are those of the ops that it may carry.
@@ -52,17 +55,17 @@ def type_of(
         op,
         declared,
         bases=(Arguments,),
-        namespace={"op": op, "packs": tuple(packs)},
+        namespace={"op": op, "writes": writes, "packs": tuple(packs)},
         rename={attribute_of(name): name for name in fields},
         tag=op,
         kw_only=True,
     )
 
 
-def request_type_of(arguments: type[Arguments], *, writes: bool) -> Any:
+def request_type_of(arguments: type[Arguments]) -> Any:
     """The type of whole requests: such arguments, and what any request may have beside them."""
     declared = [("id", int | PLAIN["token"], ABSENT)]
-    if writes:
+    if arguments.writes:
         declared += [
             ("session", PLAIN["token"], ABSENT),
             ("seq", Annotated[int, Meta(ge=1)], ABSENT),

@@ -90,10 +90,9 @@ def encode_request(op: str, fields: Mapping[str, Any]) -> bytes:
 
 def encode_reply(request_id: Any, revision: int, fields: Mapping[str, Any]) -> bytes:
     """The body of a successful reply. What is `Packed` goes in as it stands."""
-    reply = {"ok": True, "revision": revision}
+    reply = {"ok": True, "revision": revision, **fields}
     if request_id is not ABSENT:
         reply["id"] = request_id
-    reply.update(fields)
     return values.assemble(reply)
 
 

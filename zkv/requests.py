@@ -124,7 +124,7 @@ def check(fields: dict[str, Any]) -> Request:
 def take(plain: Any) -> Request | None:
     """The request in what was decoded as `PLAIN_REQUEST`; None if `check` has to see it."""
     session = None
-    if OPS[plain.op].writes:
+    if plain.writes:
         if plain.session is not ABSENT and plain.seq is not ABSENT:
             session = Session(plain.session, plain.seq, plain.retry is True)
         elif not plain.session is plain.seq is plain.retry is ABSENT:
@@ -337,9 +337,11 @@ OPS: Final[dict[str, Op]] = {
 _ARGUMENTS: Final[dict[str, type[Arguments]]] = {}
 for _name, _op in OPS.items():  # txn is behind what it may carry
     _within = [it for name, it in _ARGUMENTS.items() if name in TXN_OPS]
-    _ARGUMENTS[_name] = type_of(_name, _op.fields, _within, not_plain=_op.exclusive[1:])
+    _ARGUMENTS[_name] = type_of(
+        _name, _op.fields, _within, writes=_op.writes, not_plain=_op.exclusive[1:]
+    )
 
 PLAIN_REQUEST: Final = Union[  # noqa: UP007
-    tuple(request_type_of(it, writes=OPS[op].writes) for op, it in _ARGUMENTS.items())
+    tuple(map(request_type_of, _ARGUMENTS.values()))
 ]
 """The type of requests that are plain: see `arguments`."""

@@ -73,10 +73,10 @@ class Transaction:
     """Reads through to `state`, keeps changes to itself.
 
     `seen` is the lowest revision that everything read so far is true of: a reply built on
-    it may leave once that revision is on disk.
+    it may leave once that revision is on disk. `bytes` is the size of all values put.
     """
 
-    __slots__ = ("_state", "changes", "now", "revision", "seen")
+    __slots__ = ("_state", "bytes", "changes", "now", "revision", "seen")
 
     def __init__(self, state: State, now: float) -> None:
         self._state = state
@@ -84,6 +84,7 @@ class Transaction:
         self.revision = state.next_revision
         self.changes: dict[str, Entry | None] = {}
         self.seen = 0
+        self.bytes = 0
 
     def find(self, key: str) -> Entry | None:
         """The entry of a key, or None."""
@@ -105,6 +106,7 @@ class Transaction:
     def put(self, key: str, packed: bytes, deadline: float | None = None) -> Entry:
         """Sets what a key holds."""
         entry = self.changes[key] = Entry(packed, self.revision, deadline)
+        self.bytes += len(packed)
         return entry
 
     def delete(self, key: str) -> None:

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -37,6 +37,9 @@ JOURNAL_BYTES_MIN: Final = 64 * 2**20
 
 SEGMENTS_MAX: Final = 16
 """A store that finds more segments than this is compacted: it was killed again and again."""
+
+LINE_BYTES: Final = 1024
+"""What a change may take on disk beside its value: about so much."""
 
 STOP_BYTES_MAX: Final = 64 * 2**20
 """A store no larger than this is compacted at each clean stop, so that stopping is quick."""
@@ -189,8 +192,8 @@ class LocalEngine:
                 return Outcome(*known)
         try:
             result = call.run(t, call.args)
-            if t.changes:
-                self._take_space(t.changes)
+            if t.bytes:  # deletions always find space; JSON is larger than msgpack
+                self._space.take(2 * t.bytes + LINE_BYTES * len(t.changes))
         except BaseException as error:  # even SystemExit: the client waits for an answer
             revision = self._true_of(t)
             if session is not None and isinstance(error, RequestError):
@@ -206,15 +209,6 @@ class LocalEngine:
         else:
             return Outcome(result, self._true_of(t))
         return Outcome(result, t.revision)
-
-    def _take_space(self, changes: Mapping[str, Entry | None]) -> None:
-        """Raises NoSpace for changes that need more than deletions do."""
-        size = 0
-        for entry in changes.values():
-            if entry is not None:
-                size += len(entry.packed) + 512
-        if size:
-            self._space.take(2 * size)  # JSON is larger than msgpack
 
     def _commit(self, commit: Commit) -> None:
         self._table.apply(commit)
