@@ -193,7 +193,7 @@ MUTANTS: Final = (
     Mutant(
         "a closed segment keeps its room",
         "zkv/engines/journal.py",
-        "        self._disk.truncate(self._handle, self._end)\n",
+        "        self._disk.truncate(self._handle, self._end + len(end))\n",
         "",
         ("tests/test_journal.py::test_lines_of_any_length_find_room",),
     ),

@@ -261,8 +261,10 @@ class Journal:
     def _end_segment(self) -> None:
         if self._synced < self.confirmed:
             self._sync()  # a footer says that all before it is on disk
-        self._write(footer(self.confirmed, self._seed))
-        self._disk.truncate(self._handle, self._end)
+        end = footer(self.confirmed, self._seed)
+        self._disk.write_at(self._handle, end, self._end)  # bringing no room that could be torn
+        self._disk.truncate(self._handle, self._end + len(end))
+        self.bytes += len(end)
         self._sync()
         self._disk.close(self._handle)
 
