@@ -16,7 +16,7 @@ from typing import Any, Final
 import zmq
 from peers import VALUE
 
-from zkv import protocol, requests, server, values
+from zkv import protocol, server, values
 from zkv.engines.journal import record_line
 from zkv.engines.table import Table
 from zkv.operations import OPERATIONS
@@ -44,18 +44,16 @@ def show() -> None:
     table = Table()
     table.load(KEY, entry.packed, entry.version, None)
 
-    def operate(op: str, fields: dict[str, Any]) -> float:
-        args = requests.check({"op": op, **fields}).args
-        return _us(lambda: OPERATIONS[op](Transaction(table, 0.0), args))
-
-    def check(op: str, fields: dict[str, Any]) -> float:
-        return _us(lambda: requests.check({"op": op, **fields}))
+    def operate(body: bytes) -> float:
+        request = protocol.decode_plain(body)
+        assert request is not None
+        args = request.args
+        return _us(lambda: OPERATIONS[args.op](Transaction(table, 0.0), args))
 
     print(LINE.format("µs", "get", "put"))
     _row("receive", *map(_receive_us, bodies))
-    _row("decode", *[_us(partial(protocol.decode_map, it)) for it in bodies])
-    _row("check the fields", check("get", get), check("put", put | SESSION))
-    _row("operate", operate("get", get), operate("put", put))
+    _row("decode and check", *[_us(partial(protocol.decode_plain, it)) for it in bodies])
+    _row("operate", *map(operate, bodies))
     _row("journal: make the line", None, _us(lambda: record_line(commit, 7, 1)))
     _row("encode the reply", *[_us(partial(protocol.encode_reply, 1, 7, it)) for it in replies])
     _row("send", *[_send_us(protocol.encode_reply(1, 7, it)) for it in replies])

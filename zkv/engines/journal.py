@@ -234,6 +234,7 @@ class Journal:
         self._watermark.advance(self._synced)
 
     def _write(self, data: bytes) -> None:
+        """Writes lines into the room; those that need more bring it along."""
         start, self._end = self._end, self._end + len(data)
         if self._end > self._size:
             self._size = -(-self._end // ROOM_BYTES) * ROOM_BYTES
