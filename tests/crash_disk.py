@@ -32,19 +32,13 @@ class Write(NamedTuple):
     data: bytes
 
 
-class Cut(NamedTuple):
-    """A file that was made shorter, and not synced."""
-
-    size: int
-
-
 class File:
     """What a process reads, what the disk holds, and what may come to it."""
 
     def __init__(self, data: bytes) -> None:
         self.content = data
         self.durable = data
-        self.pending: list[Write | Cut] = []
+        self.pending: list[Write] = []
 
     def write(self, data: bytes, offset: int) -> None:
         self.content = _put(self.content, data, offset)
@@ -53,16 +47,9 @@ class File:
             self.pending.append(Write(offset, data[:size]))
             data, offset = data[size:], offset + size
 
-    def truncate(self, size: int) -> None:
-        self.content = self.content[:size]
-        self.pending.append(Cut(size))
-
     def sync(self) -> None:
         for one in self.pending:
-            if isinstance(one, Cut):
-                self.durable = self.durable[: one.size]
-            else:
-                self.durable = _put(self.durable, one.data, one.offset)
+            self.durable = _put(self.durable, one.data, one.offset)
         self.pending = []
 
     def copy(self) -> File:
@@ -73,11 +60,9 @@ class File:
     def after_crash(self, fates: Iterator[Fate], rng: random.Random) -> bytes:
         """What is left; it takes a fate for each pending write, and one for the length."""
         data = self.durable
-        for one, fate in zip(self.pending, fates, strict=False):
-            if isinstance(one, Cut):
-                data = data[: one.size] if fate == "kept" else data
-            elif fate != "dropped":
-                data = _put(data, _damaged(one.data, fate, rng), one.offset)
+        for (offset, written), fate in zip(self.pending, fates, strict=False):
+            if fate != "dropped":
+                data = _put(data, _damaged(written, fate, rng), offset)
         if self.pending and next(fates) == "kept":
             data = data.ljust(len(self.content), b"\0")
         return data
@@ -196,10 +181,6 @@ class CrashDisk(Disk):
     def write_at(self, handle: int, data: bytes, offset: int) -> None:
         self.before_change()
         self._handles[handle].write(data, offset)
-
-    def truncate(self, handle: int, size: int) -> None:
-        self.before_change()
-        self._handles[handle].truncate(size)
 
     def sync(self, handle: int) -> None:
         self.before_change()

@@ -29,7 +29,6 @@ from zkv.engines.table import Table
 from zkv.errors import Damaged
 from zkv.operations import OPERATIONS
 from zkv.transaction import Commit, Completed, Entry
-from zkv.values import Packed
 
 STORE = "a store"
 COMPACTION_S = 60
@@ -227,17 +226,17 @@ def test_it_rests_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pace(1)
         return bool(rests)
 
-    def write(size: int, when: int) -> None:
+    def write(size: int, seconds_ago: float) -> None:
         written.write_bytes(b"x" * size)
-        os.utime(written, ns=(when, when))
+        when = time.time() - seconds_ago
+        os.utime(written, (when, when))
 
-    assert not rested()  # nobody writes
-    write(999, when=1)
+    assert not rested()  # nobody has written
+    write(999, seconds_ago=0)
     assert rested()
+    write(999, seconds_ago=1)
     assert not rested()
-    write(999, when=2)  # into the room at its end
-    assert rested()
-    write(1001, when=3)  # the next compaction is due
+    write(1001, seconds_ago=0)  # the next compaction is due
     assert not rested()
 
 
@@ -282,7 +281,7 @@ class Written:
                 entries[key] = None
             else:
                 self.keys[key] = value
-                entries[key] = Entry(Packed(values.pack(value)), self.revision)
+                entries[key] = Entry(values.pack(value), self.revision)
         completed = None
         if session is not None:
             self.sessions[session] = self.revision

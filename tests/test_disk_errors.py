@@ -33,7 +33,7 @@ from zkv.operations import OPERATIONS
 
 KINDS: Final = (
     "names", "size", "lines", "read", "free_bytes", "create", "open", "write", "write_at",
-    "short_write", "short_write_at", "truncate", "sync", "rename", "unlink", "sync_folder",
+    "short_write", "short_write_at", "sync", "rename", "unlink", "sync_folder",
 )  # fmt: skip
 ERRNOS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
 

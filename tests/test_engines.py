@@ -284,9 +284,6 @@ class ForgetfulDisk(Disk):
     def write_at(self, handle: int, data: bytes, offset: int) -> None:
         self._unsynced[handle].append(partial(super().write_at, handle, data, offset))
 
-    def truncate(self, handle: int, size: int) -> None:
-        self._unsynced[handle].append(partial(super().truncate, handle, size))
-
     def sync(self, handle: int) -> None:
         for step in self._unsynced.pop(handle, []):
             step()

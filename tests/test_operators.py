@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from harness import EXIT_S, serving, wait_until
+from harness import EXIT_S, cut_room, serving, wait_until
 
 import zkv
 from zkv.engines import journal, local
@@ -80,6 +80,7 @@ def test_check_says_what_is_there_and_changes_nothing(data: Path) -> None:
 
 
 def test_check_tells_of_a_torn_tail(data: Path) -> None:
+    cut_room(data)
     with segment(data, 1).open("ab") as file:
         file.write(b'{"rev":10,"time":"20')
     (data / "watermark").unlink()

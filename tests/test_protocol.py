@@ -84,12 +84,17 @@ def parse(body: bytes) -> requests.Request:
     """The request, checked field by field. A plain one is decoded in one step to the same."""
     plain = protocol.decode_plain(body)
     try:
-        request = requests.check(protocol.decode_map(body))
+        fields = protocol.decode_map(body)
+        request_id = fields.pop("id", ABSENT)
+        if request_id is not ABSENT:
+            protocol.check_id(request_id)
+        request = requests.check(fields, request_id)
     except errors.RequestError:
         assert plain is None
         raise
     if plain is not None:
         assert plain.session == request.session
+        assert same(plain.id, request.id)
         assert plain.args.op == request.args.op
         for name in OPS[request.args.op].fields:
             assert same(argument(plain, name), argument(request, name))
@@ -97,7 +102,7 @@ def parse(body: bytes) -> requests.Request:
 
 
 def same(one: Any, other: Any) -> bool:
-    return type(one) is type(other) and one == other
+    return repr(one) == repr(other)  # 1, 1.0 and True differ, and 0.0 and -0.0
 
 
 def argument(request: requests.Request, name: str) -> Any:
@@ -338,7 +343,8 @@ def test_what_msgpack_cannot_carry_is_refused_before_it_is_sent(value: Any) -> N
 @pytest.mark.parametrize(
     "fields",
     [
-        {"op": "get", "key": "é"},
+        {"op": "get", "key": "é", "id": 7},
+        {"op": "get", "key": "k", "id": "seven"},
         {"op": "put", "key": "k", "value": [1, {"a": None}], "ttl": 0.5, "return_old": True},
         {"op": "put", "key": "k", "value": 2**64 - 1, "session": "s", "seq": 1, "retry": True},
         {"op": "list", "prefix": "k", "limit": 10, "values": True},

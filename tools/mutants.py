@@ -191,11 +191,11 @@ MUTANTS: Final = (
         ("tests/test_journal.py::test_room_is_no_part_of_a_journal",),
     ),
     Mutant(
-        "a closed segment keeps its room",
+        "a footer brings room along",
         "zkv/engines/journal.py",
-        "        self._disk.truncate(self._handle, self._end + len(end))\n",
-        "",
-        ("tests/test_journal.py::test_lines_of_any_length_find_room",),
+        "        self._disk.write_at(self._handle, end, self._end)\n",
+        "        self._disk.write_at(self._handle, end.ljust(ROOM_BYTES), self._end)\n",
+        ("tests/test_crash_simulation.py",),
     ),
     Mutant(
         "a value with a tag is loaded as it stands",

@@ -19,7 +19,7 @@ from zkv.transaction import Entry, Transaction, missing
 from zkv.values import Packed
 
 Arguments = Any
-"""The `Arguments` of the op."""
+"""A struct of `zkv.arguments`, made at run time: mypy does not know its attributes."""
 Fields = dict[str, Any]
 Operation = Callable[[Transaction, Arguments], Fields]
 

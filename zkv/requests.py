@@ -112,13 +112,13 @@ class Op:
         return {name: field.default for name, field in fields if field.default is not ABSENT}
 
 
-def check(fields: dict[str, Any]) -> Request:
+def check(fields: dict[str, Any], request_id: Any = ABSENT) -> Request:
     """The request in a decoded map without its `id`; raises UnknownOp, BadRequest, TooLarge."""
     op = fields.pop("op", ABSENT)
     if type(op) is not str or op not in OPS:
         raise _unknown_op(op)
     session = _take_session(fields, OPS[op]) if "session" in fields else None
-    return Request(_check_fields(op, fields), session)
+    return Request(_check_fields(op, fields), session, request_id)
 
 
 def take(plain: Any) -> Request | None:
@@ -127,7 +127,7 @@ def take(plain: Any) -> Request | None:
     if plain.writes:
         if plain.session is not ABSENT and plain.seq is not ABSENT:
             session = Session(plain.session, plain.seq, plain.retry is True)
-        elif not plain.session is plain.seq is plain.retry is ABSENT:
+        elif any(it is not ABSENT for it in (plain.session, plain.seq, plain.retry)):
             return None
     return Request(pack(plain), session, plain.id)
 
@@ -336,6 +336,7 @@ OPS: Final[dict[str, Op]] = {
 
 _ARGUMENTS: Final[dict[str, type[Arguments]]] = {}
 for _name, _op in OPS.items():  # txn is behind what it may carry
+    # Of fields that exclude each other one is plain, so two never come together unchecked.
     _within = [it for name, it in _ARGUMENTS.items() if name in TXN_OPS]
     _ARGUMENTS[_name] = type_of(
         _name, _op.fields, _within, writes=_op.writes, not_plain=_op.exclusive[1:]

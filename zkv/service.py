@@ -69,10 +69,8 @@ class Service:
                 if "id" in fields:
                     protocol.check_id(fields["id"])
                     request_id = fields.pop("id")
-                request = requests.check(fields)
-            else:
-                request_id = request.id
-            args = request.args
+                request = requests.check(fields, request_id)
+            args, request_id = request.args, request.id
             op = args.op
             if op in self._own:  # about the server or its files, not about the data
                 return _Asked(_give, self._own[op](args), None, request_id, op)

@@ -124,7 +124,8 @@ def packed_to_json(packed: bytes) -> Any:
 
 
 TAG_MARK: Final = b"$"
-"""Stands in every JSON text of a value with a tag: without it, `from_json` changes nothing."""
+"""Stands in all JSON of a value with a tag, and in a key that needs one. Where it does not,
+`from_json` changes nothing."""
 
 
 def from_json(plain: Any) -> Value:

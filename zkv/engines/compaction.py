@@ -226,20 +226,21 @@ class Pace:
 
     REST: Final = 2.0
     """As a multiple of the time worked."""
+    RECENT_NS: Final = 100_000_000
+    """Others write if they did so long ago at most; the clock of files may tick in 10 ms only."""
 
     def __init__(self, disk: Disk, upto: int) -> None:
         self._disk = disk
         self._newest = journal.name_of(upto + 1)
         self._merged = sum(map(disk.size, disk.data_files("")))
-        self._modified, _ = self._following()
         self._since = time.monotonic()
 
     def __call__(self, size: int) -> None:
         worked = time.monotonic() - self._since
         modified, grown = self._following()
-        if modified > self._modified and grown < self._merged:
+        if time.time_ns() - modified < self.RECENT_NS and grown < self._merged:
             time.sleep(self.REST * worked)
-        self._modified, self._since = modified, time.monotonic()
+        self._since = time.monotonic()
 
     def _following(self) -> tuple[int, int]:
         """Of the segments behind those that are merged: when they were written to, and bytes."""

@@ -116,10 +116,6 @@ class Disk:
         while view:
             view = view[os.write(handle, view) :]
 
-    def truncate(self, handle: int, size: int) -> None:
-        """Cuts the file off behind so many bytes; durable after `sync`."""
-        os.ftruncate(handle, size)
-
     def sync(self, handle: int) -> None:
         """Returns when what was written is on disk, with the length of the file."""
         os.fdatasync(handle)

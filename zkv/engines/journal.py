@@ -11,8 +11,8 @@ is the first revision of the lines that were synced together: a line of batch B 
 everything before B was on disk before it was written. A footer closes a segment; only the
 segment that is being written has none, or the one whose writer died.
 
-The segment that is being written ends with spaces, room for the lines to come: to sync what
-does not make a file longer takes 130 µs instead of 190 µs. They are no part of its data.
+A segment may end with spaces, which are no part of its data: they were room for lines to
+come, as to sync what does not make a file longer takes 130 µs instead of 190 µs.
 
 Where writes are acknowledged before they are synced, the header also has `reserved`: the
 last revision that may be given out from this segment. If its writer dies, the footer that
@@ -46,7 +46,7 @@ RESERVED: Final = 1_000_000
 """Revisions that a segment may give out before they are synced."""
 
 ROOM_BYTES: Final = 64 * 2**10
-"""The segment that is being written grows by so much at a time."""
+"""A segment grows by so much at a time."""
 
 Value = TypeVar("Value")
 Fsync = Literal["always", "interval", "never"]
@@ -263,8 +263,9 @@ class Journal:
         if self._synced < self.confirmed:
             self._sync()  # a footer says that all before it is on disk
         end = footer(self.confirmed, self._seed)
-        self._disk.write_at(self._handle, end, self._end)  # bringing no room that could be torn
-        self._disk.truncate(self._handle, self._end + len(end))
+        # It brings no room, which a crash could tear. What there is stays: to cut it off, a file
+        # system may fill the last block with zeros, and those may be on disk before the cut is.
+        self._disk.write_at(self._handle, end, self._end)
         self.bytes += len(end)
         self._sync()
         self._disk.close(self._handle)

@@ -192,7 +192,7 @@ class LocalEngine:
                 return Outcome(*known)
         try:
             result = call.run(t, call.args)
-            if t.bytes:  # deletions always find space; JSON is larger than msgpack
+            if t.bytes:  # deletions by themselves find space; JSON is larger than msgpack
                 self._space.take(2 * t.bytes + LINE_BYTES * len(t.changes))
         except BaseException as error:  # even SystemExit: the client waits for an answer
             revision = self._true_of(t)

@@ -77,7 +77,9 @@ def _recover(disk: Disk, on_progress: OnProgress) -> Recovered:
     obsolete = disk.leftovers() + snapshots[:-1]
     store, tail, journal_bytes, saved = None, None, 0, 0
     table = Table()
-    done, total = 0, sum(map(disk.size, snapshots[-1:] + segments))
+    total = sum(map(disk.size, snapshots[-1:]))
+    total += sum(journal.data_bytes(disk, name) for name in segments)
+    done = 0
 
     def on_bytes(size: int) -> None:
         nonlocal done
@@ -216,7 +218,6 @@ def _close(disk: Disk, tail: Segment) -> None:
     if tail.closed:
         handle = disk.open(tail.name)
         disk.write_at(handle, footer, tail.offset - len(footer))
-        disk.truncate(handle, tail.offset)
         disk.sync(handle)
         disk.close(handle)
         return
