@@ -37,6 +37,11 @@ LOOK_AGAIN_S: Final = 100e-6
 """How long a worker that served one client looks for its next request before it sleeps. To be
 woken costs more than that takes: a lone client waits 208 µs for a reply instead of 262."""
 
+YIELD_BEHIND_S: Final = 100e-6
+"""A worker that took longer for a batch, as when it is synced, has the threads that send the
+replies go first; else these wait until the next batch is being synced. 8 clients that put
+get 12,100 requests/s instead of 11,000; those that get would have a tenth less."""
+
 LINGER_MS: Final = 1000
 """How long a stopping server goes on sending the replies it has made."""
 
@@ -149,8 +154,11 @@ class Server:
                     _look_again(clients)
                 envelopes, bodies, stopping = _receive_batch(clients)
                 if bodies:
+                    began = time.perf_counter()
                     for envelope, reply in zip(envelopes, self._handle(bodies), strict=True):
                         _send(clients, envelope, reply)
+                    if time.perf_counter() - began > YIELD_BEHIND_S:
+                        os.sched_yield()
 
 
 def _look_again(clients: zmq.Socket[bytes]) -> None:
