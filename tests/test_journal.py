@@ -272,7 +272,7 @@ def test_a_journal_cut_anywhere_has_every_whole_line(died: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("room", [1, 511, journal.ROOM_BYTES, 3 * journal.ROOM_BYTES + 1])
 def test_room_is_no_part_of_a_journal(died: Path, rotated: Path, room: int) -> None:
-    """Neither behind a line nor behind a footer, whose writer died before it cut it off."""
+    """Neither behind a line nor behind a footer."""
     for folder in (died, rotated):
         with segment(folder).open("ab") as file:
             file.write(b" " * room)

@@ -37,7 +37,6 @@ class Field(NamedTuple):
     default: Any = ABSENT
 
 
-_FLOAT = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 _PLAIN_KEY = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX // 4)]
 _PLAIN_ITEMS = dict[_PLAIN_KEY, values.plain(4)]  # type: ignore[misc, valid-type]
 
@@ -46,16 +45,18 @@ PLAIN: Final[Mapping[str, Any]] = {
     "prefix": Annotated[str, Meta(max_length=KEY_BYTES_MAX // 4)],
     "value": values.plain(5),
     "flag": bool,
-    "number": int | _FLOAT,
+    "number": int | values.FINITE,
     "ttl": Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
     "limit": Annotated[int, Meta(ge=1, le=LIST_ITEMS_MAX)],
     "keys": Annotated[list[_PLAIN_KEY], Meta(max_length=TXN_OPS_MAX)],
-    "token": Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_MAX // 4)],
     "items": Annotated[_PLAIN_ITEMS, Meta(max_length=TXN_OPS_MAX)],
 }
 """By kind of field, the type of what its check takes, and gives back as it stands or packed.
 
 It need not be all that the check takes, but nothing else may be of it."""
+
+PLAIN_TOKEN: Final = Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_MAX // 4)]
+"""The same of an `id` or a `session`."""
 
 
 def check_key(name: str, given: Any) -> str:

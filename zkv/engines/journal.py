@@ -236,12 +236,11 @@ class Journal:
     def _write(self, data: bytes) -> None:
         """Writes lines into the room; those that need more bring it along."""
         start, self._end = self._end, self._end + len(data)
+        self.bytes += len(data)
         if self._end > self._size:
             self._size = -(-self._end // ROOM_BYTES) * ROOM_BYTES
-            self._disk.write_at(self._handle, data.ljust(self._size - start), start)
-        else:
-            self._disk.write_at(self._handle, data, start)
-        self.bytes += len(data)
+            data = data.ljust(self._size - start)
+        self._disk.write_at(self._handle, data, start)
 
     def _start_segment(self) -> int:
         self._reserved = None if self._fsync == "always" else self.first + RESERVED - 1

@@ -77,9 +77,8 @@ def _recover(disk: Disk, on_progress: OnProgress) -> Recovered:
     obsolete = disk.leftovers() + snapshots[:-1]
     store, tail, journal_bytes, saved = None, None, 0, 0
     table = Table()
-    total = sum(map(disk.size, snapshots[-1:]))
-    total += sum(journal.data_bytes(disk, name) for name in segments)
-    done = 0
+    sizes = {name: journal.data_bytes(disk, name) for name in segments}
+    done, total = 0, sum(map(disk.size, snapshots[-1:])) + sum(sizes.values())
 
     def on_bytes(size: int) -> None:
         nonlocal done
@@ -89,8 +88,8 @@ def _recover(disk: Disk, on_progress: OnProgress) -> Recovered:
     if snapshots:
         store = snapshot.load(disk, snapshots[-1], table, on_bytes)
         saved = table.revision
-    for name in segments:
-        segment = _replay(disk, name, store, table, on_bytes)
+    for name, size in sizes.items():
+        segment = _replay(disk, name, size, store, table, on_bytes)
         store = segment.store or store
         if not segment.closed:
             if name != segments[-1]:
@@ -149,9 +148,11 @@ def settle(disk: Disk, found: Recovered) -> str | None:
     return set_aside
 
 
-def _replay(disk: Disk, name: str, store: str | None, table: Table, on_bytes: OnBytes) -> Segment:
-    """Applies a segment's revisions that the table has not seen yet."""
-    size, lines = journal.data_bytes(disk, name), disk.lines(name)
+def _replay(
+    disk: Disk, name: str, size: int, store: str | None, table: Table, on_bytes: OnBytes
+) -> Segment:
+    """Applies a segment's revisions that the table has not seen yet; `size` is without room."""
+    lines = disk.lines(name)
     head = next(lines, b"")
     try:
         header = line.read_header(head, "journal")
