@@ -60,7 +60,7 @@ def test_the_json_has_the_figures(measured: tuple[Path, str, dict[str, Any]]) ->
 
 def test_the_table_names_each_work(measured: tuple[Path, str, dict[str, Any]]) -> None:
     _, printed, _ = measured
-    assert "get-8: 8 REQ processes, get 100 B" in printed
+    assert "get-8: 8 clients, get 100 B" in printed
     assert "put-always-8: " in printed
 
 

@@ -458,11 +458,11 @@ def test_something_that_only_listens_is_an_error_and_no_wait(run: Run) -> None:
 
 
 def test_an_echo_is_an_error_and_no_reply(run: Run) -> None:
-    with zmq.Context() as context, context.socket(zmq.REP) as echo:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as echo:
         echo.linger = 0
         echo.rcvtimeo = EXIT_S * 1000
         port = echo.bind_to_random_port("tcp://127.0.0.1")
-        echoing = threading.Thread(target=lambda: echo.send(echo.recv()))
+        echoing = threading.Thread(target=lambda: echo.send_multipart(echo.recv_multipart()))
         echoing.start()
         code, out, err = run("put", "k", "1", endpoint=f"tcp://127.0.0.1:{port}")
         echoing.join()

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import zmq
 from awaited import Connect
+from harness import ServerProcess
 
 import zkv
 
@@ -53,7 +54,7 @@ def no_file() -> Iterator[str]:
 
 
 def replying(answer: Callable[[list[bytes]], list[bytes]]) -> Callable[[], Peer]:
-    """A plain REP socket that answers so."""
+    """A plain ROUTER that answers so."""
 
     @contextmanager
     def peer() -> Iterator[str]:
@@ -61,12 +62,13 @@ def replying(answer: Callable[[list[bytes]], list[bytes]]) -> Callable[[], Peer]
 
         def follow() -> None:
             while not stopped.is_set():
-                if rep.poll(20):
-                    rep.send_multipart(answer(rep.recv_multipart()))
+                if router.poll(20):
+                    *envelope, body = router.recv_multipart()
+                    router.send_multipart(envelope + answer([body]))
 
-        with zmq.Context() as context, context.socket(zmq.REP) as rep:
-            rep.linger = 0
-            port = rep.bind_to_random_port("tcp://127.0.0.1")
+        with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
+            router.linger = 0
+            port = router.bind_to_random_port("tcp://127.0.0.1")
             thread = threading.Thread(target=follow)
             thread.start()
             try:
@@ -122,6 +124,28 @@ def test_it_says_so(name: str, connect: Connect) -> None:
             assert type(raised.value) is kind
             assert endpoint in str(raised.value)
             assert raised.value.outcome_known is (kind is zkv.CannotConnect)
+
+
+def test_a_broker_may_stand_in_between(shared_server: ServerProcess, connect: Connect) -> None:
+    with zmq.Context() as context:
+        front, back, control, stop = map(
+            context.socket, (zmq.ROUTER, zmq.DEALER, zmq.PAIR, zmq.PAIR)
+        )
+        port = front.bind_to_random_port("tcp://127.0.0.1")
+        back.connect(shared_server.endpoint)
+        control.bind("inproc://control")
+        stop.connect("inproc://control")
+        broker = threading.Thread(target=zmq.proxy_steerable, args=(front, back, None, control))
+        broker.start()
+        try:
+            with connect(f"tcp://127.0.0.1:{port}") as client:
+                client.put("k", "v")
+                assert client.get("k") == "v"
+        finally:
+            stop.send(b"TERMINATE")
+            broker.join()
+            for socket in (front, back, control, stop):
+                socket.close(linger=0)
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 64])

@@ -214,7 +214,7 @@ def test_a_kept_reply_survives_kill_9(tmp_path: Path) -> None:
         assert ask(socket, {"op": "get", "key": "visits"})["value"] == 1
 
 
-@pytest.mark.parametrize("envelope", [[], [b""], [b"one", b"two", b""]])
+@pytest.mark.parametrize("envelope", [[], [b""], [b"one"], [b"one", b"two", b""]])
 def test_an_envelope_is_echoed_whole(running: ServerProcess, envelope: list[bytes]) -> None:
     with raw_socket(zmq.DEALER, running.endpoint) as socket:
         socket.send_multipart([*envelope, PING])
@@ -222,7 +222,7 @@ def test_an_envelope_is_echoed_whole(running: ServerProcess, envelope: list[byte
         assert (echoed, msgpack.unpackb(reply)["ok"]) == (envelope, True)
 
 
-@pytest.mark.parametrize("frames", [[b""], [b"", b""], [b"", PING, PING], [PING, PING]])
+@pytest.mark.parametrize("frames", [[b""], [b"", b""], [b"", PING, PING]])
 def test_anything_but_one_body_is_a_bad_request(
     running: ServerProcess, frames: list[bytes]
 ) -> None:

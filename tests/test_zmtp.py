@@ -22,12 +22,12 @@ from harness import serving
 import zkv
 from zkv import protocol, values
 from zkv.fields import ABSENT
-from zkv.zmtp import NotZeroMQ, Req
+from zkv.zmtp import Link, NotZeroMQ
 
 GREETING = b"\xff" + bytes(8) + b"\x7f\3\1" + b"NULL" + bytes(48)
 READY = b"\4\x1c\5READY\x0bSocket-Type\0\0\0\6ROUTER"
 PING = b"\4\7\4PING\0\0"
-ASKED = 64 + 2 + len(b"\5READY\x0bSocket-Type\0\0\0\3REQ\x08Identity\0\0\0\0")
+ASKED = 64 + 2 + len(b"\5READY\x0bSocket-Type\0\0\0\6DEALER\x08Identity\0\0\0\0")
 """Bytes of a client's greeting and READY."""
 
 Talk = Callable[[socket.socket], object]
@@ -70,9 +70,9 @@ def greet(connection: socket.socket) -> None:
 
 def request(connection: socket.socket) -> bytes:
     """The body of a short request."""
-    head = exactly(connection, 4)
-    assert head[:3] == b"\1\0\0"
-    return exactly(connection, head[3])
+    flags, size = exactly(connection, 2)
+    assert flags == 0
+    return exactly(connection, size)
 
 
 def reply_to(body: bytes) -> bytes:
@@ -85,8 +85,8 @@ def reply_to(body: bytes) -> bytes:
 
 def message(body: bytes) -> bytes:
     if len(body) < 256:
-        return b"\1\0\0%c" % len(body) + body
-    return b"\1\0\2" + len(body).to_bytes(8, "big") + body
+        return b"\0%c" % len(body) + body
+    return b"\2" + len(body).to_bytes(8, "big") + body
 
 
 @pytest.mark.parametrize("size", [1, 60, 200, 255, 256, 70_000, 2**20])
@@ -99,9 +99,9 @@ def test_bodies_of_any_size_go_there_and_back(size: int) -> None:
         connection.sendall(message(body))
 
     with peer(echo) as endpoint:
-        req = Req(endpoint, 5)
-        assert req.ask(body, 5) == [body]
-        req.close()
+        link = Link(endpoint, 5)
+        assert link.ask(body, 5) == [body]
+        link.close()
 
 
 def in_pieces(connection: socket.socket, data: bytes, size: int) -> None:
@@ -119,14 +119,14 @@ def test_what_the_peer_says_may_come_in_pieces(size: int) -> None:
             request(connection)
             in_pieces(connection, message(body), size)
             request(connection)
-            in_pieces(connection, b"\1\0\1\1x\0%c" % min(len(body), 255) + body[:255], size)
+            in_pieces(connection, b"\1\1x\0%c" % min(len(body), 255) + body[:255], size)
 
     with peer(slow) as endpoint:
-        req = Req(endpoint, 5)
+        link = Link(endpoint, 5)
         for body in (b"", b"short", b"x" * 300):
-            assert req.ask(b"?", 5) == [body]
-            assert req.ask(b"?", 5) == [b"x", body[:255]]
-        req.close()
+            assert link.ask(b"?", 5) == [body]
+            assert link.ask(b"?", 5) == [b"x", body[:255]]
+        link.close()
 
 
 def test_commands_between_messages_are_no_replies() -> None:
@@ -135,13 +135,13 @@ def test_commands_between_messages_are_no_replies() -> None:
         request(connection)
         connection.sendall(PING + message(b"a"))
         request(connection)
-        connection.sendall(PING + b"\1\0" + PING + b"\0\1b")
+        connection.sendall(PING + b"\1\1b" + PING + b"\0\1c")
 
     with peer(pings) as endpoint:
-        req = Req(endpoint, 5)
-        assert req.ask(b"?", 5) == [b"a"]
-        assert req.ask(b"?", 5) == [b"b"]
-        req.close()
+        link = Link(endpoint, 5)
+        assert link.ask(b"?", 5) == [b"a"]
+        assert link.ask(b"?", 5) == [b"b", b"c"]
+        link.close()
 
 
 @pytest.mark.parametrize(
@@ -151,6 +151,7 @@ def test_commands_between_messages_are_no_replies() -> None:
         "encrypted": GREETING.replace(b"NULL\0", b"CURVE") + READY,
         "text": b"HTTP/1.0 400 Bad Request\r\n" * 4,
         "PUB": GREETING + b"\4\x19\5READY\x0bSocket-Type\0\0\0\3PUB",
+        "REP": GREETING + b"\4\x19\5READY\x0bSocket-Type\0\0\0\3REP",
         "no READY": GREETING + b"\0\1x",
     }.items(),
     ids=lambda it: it[0],
@@ -160,20 +161,20 @@ def test_a_peer_that_cannot_answer_is_refused(hello: tuple[str, bytes]) -> None:
         peer(lambda connection: connection.sendall(hello[1])) as endpoint,
         pytest.raises(NotZeroMQ),
     ):
-        Req(endpoint, 5)
+        Link(endpoint, 5)
 
 
 def test_a_frame_that_no_memory_holds_is_not_waited_for() -> None:
     def boast(connection: socket.socket) -> None:
         greet(connection)
         request(connection)
-        connection.sendall(b"\1\0\2" + b"\x7f" * 8)
+        connection.sendall(b"\2" + b"\x7f" * 8)
 
     with peer(boast) as endpoint:
-        req = Req(endpoint, 5)
+        link = Link(endpoint, 5)
         with pytest.raises(NotZeroMQ, match="a frame of 9187201950435737471 bytes"):
-            req.ask(b"?", 5)
-        req.close()
+            link.ask(b"?", 5)
+        link.close()
 
 
 def greet_late(connection: socket.socket) -> None:
@@ -252,7 +253,7 @@ def hang_up(connection: socket.socket) -> None:
     """Takes a request, and ends in the middle of its reply."""
     greet(connection)
     request(connection)
-    connection.sendall(b"\1\0\0")
+    connection.sendall(b"\0\5x")
 
 
 def test_a_reply_that_is_cut_off_is_asked_for_again() -> None:

@@ -282,7 +282,7 @@ MUTANTS: Final = (
     Mutant(
         "what has come so far is the whole reply",
         "zkv/zmtp.py",
-        "len(data) == 4 + data[3]:",
+        "len(data) == 2 + data[1]:",
         "True:",
         ("tests/test_zmtp.py::test_what_the_peer_says_may_come_in_pieces",),
     ),

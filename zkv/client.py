@@ -17,7 +17,7 @@ from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, RequestError
 from zkv.exchange import MANY_FRAMES, Nothing, Peer, Session, Steps, exchange, not_zkv
 from zkv.store import Store
-from zkv.zmtp import NotZeroMQ, Req
+from zkv.zmtp import Link, NotZeroMQ
 
 CONNECT_AGAIN_S: Final = 0.05
 """How long to wait after a connection that could not be opened, or was lost."""
@@ -100,12 +100,12 @@ class _Connection:
     def __init__(self, peer: Peer) -> None:
         self.session = Session()
         self._peer = peer
-        self._req: Req | None = None
+        self._link: Link | None = None
 
     def close(self) -> None:
-        if self._req is not None:
-            self._req.close()
-            self._req = None
+        if self._link is not None:
+            self._link.close()
+            self._link = None
 
     def carry(self, steps: Steps) -> Fields:
         """Goes through the steps of a request; returns its reply or raises its error."""
@@ -118,18 +118,18 @@ class _Connection:
             return reply
 
     def _attempt(self, body: bytes, wait_s: float) -> bytes | bytearray | Nothing:
-        req = self._req
-        if req is None or req.has_ended():
+        link = self._link
+        if link is None or link.has_ended():
             self.close()
             until = time.monotonic() + wait_s
-            req = self._req = self._connect(until)
-            if req is None:
+            link = self._link = self._connect(until)
+            if link is None:
                 return Nothing.SENT
             wait_s = until - time.monotonic()
             if wait_s <= 0:
                 return Nothing.SENT
         try:
-            frames = req.ask(body, wait_s)
+            frames = link.ask(body, wait_s)
         except TimeoutError:
             self.close()
             return Nothing.CAME
@@ -143,11 +143,11 @@ class _Connection:
             raise not_zkv(self._peer, MANY_FRAMES)
         return frames[0]
 
-    def _connect(self, until: float) -> Req | None:
+    def _connect(self, until: float) -> Link | None:
         """Tries again and again until then."""
         while (left_s := until - time.monotonic()) > 0:
             try:
-                return Req(self._peer.endpoint, left_s)
+                return Link(self._peer.endpoint, left_s)
             except OSError:
                 time.sleep(min(CONNECT_AGAIN_S, left_s))
         return None

@@ -96,7 +96,6 @@ class Dealer:
                     if self._can(_WRITABLE):
                         continue  # libzmq looks up what it can do only when it is asked
                     return  # `_look` goes on when it can
-                send(b"", _MORE)
                 send(call.body)
                 call.heard_before = self._heard
             unsent.popleft()
@@ -116,8 +115,8 @@ class Dealer:
             call = self._take(frames[0].bytes)
             if call is None or call.reply.done():
                 continue
-            if len(frames) == 3 and not len(frames[1]):
-                call.reply.set_result(frames[2].bytes)
+            if len(frames) == 2:
+                call.reply.set_result(frames[1].bytes)
             else:
                 call.reply.set_exception(not_zkv(self._peer, MANY_FRAMES))
         if self._unsent and not socket.closed:

@@ -57,7 +57,7 @@ def decode_map(body: bytes) -> dict[str, Any]:
     if len(body) > MESSAGE_BYTES_MAX:
         raise _too_large(body)
     if not body:
-        raise BadRequest("a request is one non-empty body frame, behind an empty delimiter")
+        raise BadRequest("a request has one body, a frame that is not empty")
     try:
         fields = values.unpack(body)
     except UnicodeDecodeError:

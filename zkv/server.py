@@ -180,8 +180,9 @@ def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[
         while (frame := clients.recv(copy=False)).more:  # only such a frame tells
             envelope.append(frame.bytes)
         body = frame.bytes
-        if len(envelope) != 2 or envelope[1]:
-            envelope, body = _split([*envelope, body])
+        if b"" in envelope[:-1]:  # more than one frame behind the delimiter
+            del envelope[envelope.index(b"") + 1 :]
+            body = b""
         envelopes.append(envelope)
         bodies.append(body)
         size += len(body)
@@ -199,17 +200,6 @@ def _send(clients: zmq.Socket[bytes], envelope: list[bytes], reply: bytes) -> No
     for frame in envelope:
         clients.send(frame, zmq.SNDMORE)
     clients.send(reply, copy=False)  # a large one is not copied once more; libzmq keeps it
-
-
-def _split(frames: list[bytes]) -> tuple[list[bytes], bytes]:
-    """The envelope, to be echoed whole, and the body; b"" where there is not just one.
-
-    A REQ sends [delimiter, body], one with REQ_CORRELATE an id before that, a DEALER
-    perhaps no delimiter. The ROUTER's frame, which is never empty, stands in front of all.
-    """
-    ends = frames.index(b"") + 1 if b"" in frames else 1
-    body = frames[ends:]
-    return frames[:ends], body[0] if len(body) == 1 else b""
 
 
 def _send_stop(workers: zmq.Socket[bytes]) -> None:

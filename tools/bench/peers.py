@@ -235,11 +235,14 @@ class _RedisClient:
 class Echo:
     """echo.py: the limit of what the topology and plain pyzmq allow. It holds nothing."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, frames: int = 1) -> None:
+        """So many frames stand before a body; those of `zkv.Client` have no delimiter."""
         self._folder = folder
+        self._frames = str(frames)
 
     def start(self) -> None:
-        self.process = Process([sys.executable, str(HERE / "echo.py")], self._folder)
+        command = [sys.executable, str(HERE / "echo.py"), self._frames]
+        self.process = Process(command, self._folder)
         self.endpoint = self.process.line().strip()
 
     def stop(self) -> None:
