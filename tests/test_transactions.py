@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ GUARDS: list[tuple[list[dict[str, Any]], bool]] = [
     ([{"key": "none", "version": 0, "exists": True}], False),
     ([{"key": "none", "value": None}], False),
 ]
+
+TOO_DEEP: Any = reduce(lambda inner, _: [inner], range(values.DEPTH_MAX + 1), 0)
 
 
 @pytest.fixture
@@ -306,6 +309,48 @@ class TestBlock:
             pass
         assert raised.value.details["index"] == 1
         assert list(store.keys()) == [A]
+
+    def test_nothing_but_puts_is_one_revision(self, store: zkv.Store) -> None:
+        with store.transaction() as block:
+            block.put(A, 2)
+            block.put("b", {"deep": [b"bin"]})
+            block.put(A, 3)
+        assert (block.success, block.revision) == (True, 2)
+        assert block.results == [{"version": 2}] * 3
+        assert list(store.items()) == [zkv.Item(A, 3, 2), zkv.Item("b", {"deep": [b"bin"]}, 2)]
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("", 1), (7, 1), (["b"], 1), ("k" * 1025, 1), ("b", TOO_DEEP)],
+        ids=["empty key", "int as key", "list as key", "long key", "deep value"],
+    )
+    def test_of_nothing_but_puts_the_bad_one_is_told_by_its_index(
+        self, store: zkv.Store, key: Any, value: Any
+    ) -> None:
+        block = store.transaction()
+        block.put("b", 1)
+        block.put(key, value)
+        with pytest.raises(zkv.RequestError) as raised, block:
+            pass
+        assert raised.value.details["index"] == 1
+        assert list(store.keys()) == [A]
+
+    @pytest.mark.parametrize("more", [{"ttl": 60}, {"keep_ttl": True}], ids=str)
+    def test_puts_keep_what_else_was_said(self, store: zkv.Store, more: dict[str, Any]) -> None:
+        store.expire(A, 60)
+        with store.transaction() as block:
+            block.put(A, 2, **more)
+            block.put("b", 1)
+        assert store.item(A).ttl is not None
+        assert store.item("b").ttl is None
+
+    def test_nothing_but_a_put_still_waits_for_its_checks(self, store: zkv.Store) -> None:
+        block = store.transaction()
+        block.check(A, version=7)
+        block.put(A, 2)
+        with pytest.raises(zkv.Conflict), block:
+            pass
+        assert store.get(A) == 1
 
     def test_an_empty_one_does_nothing(self, store: zkv.Store) -> None:
         with store.transaction() as block:

@@ -266,6 +266,13 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "nothing but puts does not wait for its checks",
+        "zkv/block.py",
+        "bool(self._ops) and plain and not self._checks",
+        "bool(self._ops) and plain",
+        ("tests/test_transactions.py",),
+    ),
+    Mutant(
         "what is sent may be late",
         "zkv/client.py",
         "            if wait_s <= 0:",
