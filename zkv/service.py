@@ -58,7 +58,7 @@ class Service:
         self._count(asked, outcomes)
         if operation_log.isEnabledFor(logging.DEBUG):
             _log_operations(asked, outcomes, (time.perf_counter_ns() - started) // 1000)
-        return [_encode(one, outcome) for one, outcome in zip(asked, outcomes, strict=True)]
+        return list(map(_encode, asked, outcomes))
 
     def _parse(self, body: bytes) -> _Asked:
         request_id, op = ABSENT, "unreadable"
@@ -117,8 +117,9 @@ class Service:
         except AttributeError:
             requests, errors = self._local.counters = Counter[str](), Counter[str]()
             self._counters.append((requests, errors))
-        for one, outcome in zip(asked, outcomes, strict=True):
+        for one in asked:
             requests[one.op] += 1
+        for outcome in outcomes:
             if isinstance(outcome.result, BaseException):
                 errors[_failure(outcome.result).code] += 1
 
