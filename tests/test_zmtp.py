@@ -104,6 +104,33 @@ def test_bodies_of_any_size_go_there_and_back(size: int) -> None:
         link.close()
 
 
+def test_a_reply_keeps_nothing_of_another() -> None:
+    """Though the memory that a large one came in is used again."""
+    replies = [b"a" * 100_000, b"b" * 50_000, b"c" * 5_000_000, b"d" * 99_999, b"e"]
+
+    def answer(connection: socket.socket) -> None:
+        greet(connection)
+        for reply in replies:
+            request(connection)
+            connection.sendall(message(reply))
+        request(connection)
+        connection.sendall(b"\3" + message(replies[0])[1:] + message(replies[1]))
+
+    with peer(answer) as endpoint:
+        link = Link(endpoint, 5)
+        for reply in replies:
+            assert link.ask(b"?", 5) == [reply]
+        assert link.ask(b"?", 5) == replies[:2]
+        link.close()
+
+
+def test_a_value_does_not_change_when_another_comes(tmp_path: Path) -> None:
+    written: dict[str, Any] = {"a": b"a" * 200_000, "b": "b" * 200_000, "c": ["c" * 100_000] * 2}
+    with serving(tmp_path / "data") as server, zkv.Client(server.endpoint) as client:
+        client.put_many(written)
+        assert {key: client.get(key) for key in written} == written
+
+
 def in_pieces(connection: socket.socket, data: bytes, size: int) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     for at in range(0, len(data), size):

@@ -294,6 +294,13 @@ MUTANTS: Final = (
         ("tests/test_zmtp.py::test_what_the_peer_says_may_come_in_pieces",),
     ),
     Mutant(
+        "the frames of a reply share their memory",
+        "zkv/zmtp.py",
+        "bytes(frame) if more else frame",
+        "frame",
+        ("tests/test_zmtp.py::test_a_reply_keeps_nothing_of_another",),
+    ),
+    Mutant(
         "a task gets whatever reply comes",
         "zkv/dealer.py",
         "self._take(frames[0].bytes)",

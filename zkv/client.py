@@ -117,7 +117,7 @@ class _Connection:
             reply: Fields = end.value
             return reply
 
-    def _attempt(self, body: bytes, wait_s: float) -> bytes | bytearray | Nothing:
+    def _attempt(self, body: bytes, wait_s: float) -> bytes | memoryview | Nothing:
         link = self._link
         if link is None or link.has_ended():
             self.close()

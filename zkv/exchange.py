@@ -30,7 +30,7 @@ class Nothing(enum.Enum):
     LEFT = enum.auto()
 
 
-Steps = Generator[tuple[bytes, float], bytes | bytearray | Nothing, Fields]
+Steps = Generator[tuple[bytes, float], bytes | memoryview | Nothing, Fields]
 """Bodies, each with the seconds to wait for its reply; in the end the fields of the reply.
 
 A body must not be sent later than its seconds allow. A reply to one that was sent before
@@ -136,7 +136,7 @@ def _too_late(peer: Peer) -> str:
     return f"no reply from {peer.endpoint} within {peer.timeout_s:g} s"
 
 
-def _read(peer: Peer, op: str, body: bytes | bytearray, seen: int) -> Fields:
+def _read(peer: Peer, op: str, body: bytes | memoryview, seen: int) -> Fields:
     try:
         reply = protocol.decode_reply(body)
     except RequestError as error:

@@ -110,7 +110,7 @@ def encode_error(request_id: Any, revision: int, error: Error) -> bytes:
     return values.pack(reply)
 
 
-def decode_reply(body: bytes | bytearray) -> dict[str, Any]:
+def decode_reply(body: bytes | memoryview) -> dict[str, Any]:
     """The fields of a successful reply, `revision` among them; raises the reply's error.
 
     Raises ValueError for a body that is not a zkv reply.

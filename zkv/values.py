@@ -55,7 +55,7 @@ assemble: Final[Callable[[Mapping[str, Any]], bytes]] = msgspec.msgpack.Encoder(
 """The msgpack of a map of bool, int, float, str, bytes, lists, maps, and what is `Packed`."""
 
 
-def unpack(packed: bytes | bytearray) -> Value:
+def unpack(packed: bytes | memoryview) -> Value:
     """The value of what `pack` made, or of what a client sent.
 
     Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
@@ -69,7 +69,7 @@ def unpack(packed: bytes | bytearray) -> Value:
         return unpack_any(packed)
 
 
-def unpack_any(packed: bytes | bytearray, *, unicode_errors: str = "strict") -> Value:
+def unpack_any(packed: bytes | memoryview, *, unicode_errors: str = "strict") -> Value:
     """Like `unpack`, which it is the slow and the thorough half of."""
     try:
         return _unpack(packed, strict_map_key=True, unicode_errors=unicode_errors)
