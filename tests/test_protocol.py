@@ -193,6 +193,7 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, code: str, field: str
         ({"session": 1, "seq": 1}, "session"),
         ({"session": None, "seq": 1}, "session"),
         ({"session": "é" * 32 + "s", "seq": 1}, "session"),
+        ({"session": "s" * 65, "seq": 1}, "session"),
         ({"session": "s"}, "seq"),
         ({"session": "s", "seq": 0}, "seq"),
         ({"session": "s", "seq": True}, "seq"),
@@ -207,7 +208,7 @@ def test_a_bad_session_is_refused_by_name(fields: dict[str, Any], field: str) ->
     assert (error.code, error.details["field"]) == ("bad_request", field)
 
 
-@pytest.mark.parametrize("session", ["s", b"\xff", "é" * 32, b"s" * 64])
+@pytest.mark.parametrize("session", ["s", b"\xff", "é" * 32, b"s" * 64, "s" * 64])
 def test_a_session_comes_with_the_request(session: Any) -> None:
     request = parse(msgpack.packb({"op": "clear", "prefix": "", "session": session, "seq": 7}))
     assert request.session == Session(session, 7, False)

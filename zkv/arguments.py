@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Union
 from msgspec import Meta, Struct, defstruct
 
 from zkv import values
-from zkv.fields import ABSENT, PLAIN, PLAIN_TOKEN, TXN_OPS_MAX, Field
+from zkv.fields import ABSENT, PLAIN, PLAIN_ID, PLAIN_SESSION, TXN_OPS_MAX, Field
 
 
 class Arguments(Struct, gc=False, kw_only=True, forbid_unknown_fields=True, tag_field="op"):
@@ -64,10 +64,10 @@ def type_of(
 
 def request_type_of(arguments: type[Arguments]) -> Any:
     """The type of whole requests: such arguments, and what any request may have beside them."""
-    declared: list[tuple[str, Any, Any]] = [("id", int | PLAIN_TOKEN, ABSENT)]
+    declared: list[tuple[str, Any, Any]] = [("id", PLAIN_ID, ABSENT)]
     if arguments.writes:
         declared += [
-            ("session", PLAIN_TOKEN, ABSENT),
+            ("session", PLAIN_SESSION, ABSENT),
             ("seq", Annotated[int, Meta(ge=1)], ABSENT),
             ("retry", bool, ABSENT),
         ]

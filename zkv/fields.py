@@ -55,8 +55,11 @@ PLAIN: Final[Mapping[str, Any]] = {
 
 It need not be all that the check takes, but nothing else may be of it."""
 
-PLAIN_TOKEN: Final = Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_MAX // 4)]
-"""The same of an `id` or a `session`."""
+PLAIN_ID: Final = int | Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_MAX // 4)]
+"""The same of an `id`."""
+
+PLAIN_SESSION: Final = Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_MAX)]
+"""The same of a `session`, as far as it is ASCII: a UUID has 36 characters."""
 
 
 def check_key(name: str, given: Any) -> str:

@@ -121,6 +121,8 @@ def take(plain: Any) -> Request | None:
     session = None
     if plain.writes:
         if plain.session is not ABSENT and plain.seq is not ABSENT:
+            if not plain.session.isascii():
+                return None
             session = Session(plain.session, plain.seq, plain.retry is True)
         elif any(it is not ABSENT for it in (plain.session, plain.seq, plain.retry)):
             return None
