@@ -109,10 +109,11 @@ class Txn(Ops):
 
     def _is_put_many(self) -> bool:
         """Whether it only puts: then it need not name the operation of each key."""
-        plain = all(
+        if self._checks or not self._ops:
+            return False
+        return all(
             len(op) == 3 and op["op"] == "put" and type(op["key"]) is str for op in self._ops
         )
-        return bool(self._ops) and plain and not self._checks
 
     def _put_many(self) -> Plan[Self]:
         """The same in three quarters of the time: 500 puts in 1.9 ms instead of 2.5."""
