@@ -63,9 +63,12 @@ class QuickDisk(Disk):
         pass
 
 
+def call(op: str, **fields: Any) -> Call:
+    return Call(OPERATIONS[op], requests.check({"op": op, **fields}).args)
+
+
 def change(key: str, value: Any) -> Call:
-    op, fields = ("delete", {}) if value is GONE else ("put", {"value": value})
-    return Call(OPERATIONS[op], requests.check({"op": op, "key": key, **fields}).args)
+    return call("delete", key=key) if value is GONE else call("put", key=key, value=value)
 
 
 def states() -> list[State]:

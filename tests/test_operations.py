@@ -59,6 +59,23 @@ def test_what_is_put_all_at_once_is_got_all_at_once() -> None:
     assert store("get_many", keys=[]) == {"entries": []}
 
 
+@pytest.mark.parametrize("more", [{}, {"ttl": 7}], ids=str)
+@pytest.mark.parametrize("value", [7, "x" * 100, b"x" * 10_000, {"a": [None]}], ids=type)
+def test_one_of_many_is_what_it_is_alone(value: Any, more: dict[str, Any]) -> None:
+    store = Memory("other")
+    assert store("put", key="a", value=value, **more) == {"version": 2}
+    store.commit()
+    assert store("get_many", keys=["other", "a"]) == {"entries": [[None, 1], [value, 2]]}
+    assert store("get", key="a") == {"value": value, "version": 2, **more}
+
+
+def test_as_many_as_may_be_are_got_at_once() -> None:
+    keys = [str(number) for number in range(1024)]
+    store = Memory(*keys)
+    entries = [[None, number + 1] for number in range(1024)]
+    assert store("get_many", keys=keys) == {"entries": entries}
+
+
 def test_all_that_is_put_at_once_expires_at_once() -> None:
     store = Memory("old")
     store("put_many", items={"old": 1, "new": 2}, ttl=7)
@@ -70,7 +87,7 @@ def test_more_values_than_a_reply_has_room_for_are_too_large() -> None:
     assert store("get_many", keys=["a"])["entries"] != [None]
     with pytest.raises(TooLarge) as caught:
         store("get_many", keys=["a", "a"])
-    assert caught.value.details == {"limit": 8 * 2**20, "size": 10 * 2**20 + 10}
+    assert caught.value.details == {"limit": 8 * 2**20, "size": 10 * 2**20 + 30}
 
 
 def test_what_is_put_is_got_with_its_version() -> None:

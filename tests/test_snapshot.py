@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from harness import compact
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_engines import ForgetfulDisk
 from test_journal import (
@@ -25,6 +25,7 @@ from test_journal import (
     Choose,
     QuickDisk,
     abandon,
+    call,
     change,
     cuts,
     damages,
@@ -75,12 +76,19 @@ def test_a_snapshot_is_these_lines(tmp_path: Path) -> None:
     )
 
 
-@settings(max_examples=30)
-@given(st.lists(VALUES, min_size=1, max_size=8))
-def test_what_is_put_comes_back_from_a_journal_and_from_snapshots(stored: list[Any]) -> None:
+@settings(max_examples=60)
+@given(st.lists(VALUES, min_size=1, max_size=8), st.booleans())
+@example([{"$b": "AA=="}, 1], True)
+def test_what_is_put_comes_back_from_a_journal_and_from_snapshots(
+    stored: list[Any], all_at_once: bool
+) -> None:
+    items = {str(number): value for number, value in enumerate(stored)}
     with TemporaryDirectory() as folder:
         engine = open_engine(Path(folder))
-        engine.execute([change(str(number), value) for number, value in enumerate(stored)])
+        if all_at_once:
+            engine.execute([call("put_many", items=items)])
+        else:
+            engine.execute([change(*item) for item in items.items()])
         abandon(engine)
         for _ in range(3):
             engine = open_engine(Path(folder))

@@ -205,6 +205,13 @@ MUTANTS: Final = (
         ("tests/test_snapshot.py::test_what_is_put_comes_back_from_a_journal_and_from_snapshots",),
     ),
     Mutant(
+        "values with a tag are not looked for where there are several",
+        "zkv/values.py",
+        "if TAG_MARK not in together:",
+        "if True:",
+        ("tests/test_snapshot.py::test_what_is_put_comes_back_from_a_journal_and_from_snapshots",),
+    ),
+    Mutant(
         "the order of a snapshot unchecked",
         "zkv/engines/snapshot.py",
         "                if record.key <= last:",

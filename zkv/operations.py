@@ -45,18 +45,11 @@ def get(t: Transaction, args: Arguments) -> Fields:
 
 
 def get_many(t: Transaction, args: Arguments) -> Fields:
-    entries: list[list[Any] | None] = []
-    size = 0
-    for key in args.keys:
-        entry = t.find(key)
-        if entry is None:
-            entries.append(None)
-        else:
-            entries.append([Packed(entry.packed), entry.version])
-            size += len(entry.packed)
+    pairs = t.pairs(args.keys)
+    size = sum(map(len, pairs))
     if size > MESSAGE_BYTES_MAX:
         raise TooLarge("the values are too large for a reply", limit=MESSAGE_BYTES_MAX, size=size)
-    return {"entries": entries}
+    return {"entries": Packed(values.array(pairs))}
 
 
 def put(t: Transaction, args: Arguments) -> Fields:

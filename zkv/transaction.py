@@ -8,7 +8,7 @@ all-or-nothing costs nothing. No lock, no file and no wire word may live here.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -62,6 +62,9 @@ class State(Protocol):
     def get(self, key: str) -> Entry | None:
         """The entry of a key."""
 
+    def pairs(self, keys: Sequence[str]) -> list[bytes]:
+        """Of each key the msgpack of [value, version], or of nil if it is not there."""
+
     def keys(self, prefix: str, after: str) -> Iterator[str]:
         """The keys that begin with `prefix` and sort behind `after`, in order."""
 
@@ -102,6 +105,11 @@ class Transaction:
         if entry is None:
             raise missing(key)
         return entry
+
+    def pairs(self, keys: Sequence[str]) -> list[bytes]:
+        """Of each key the msgpack of [value, version], or of nil: of the state below."""
+        self.seen = self._state.revision
+        return self._state.pairs(keys)
 
     def put(self, key: str, packed: bytes, deadline: float | None = None) -> Entry:
         """Sets what a key holds."""

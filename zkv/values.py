@@ -17,7 +17,7 @@ import functools
 import math
 import sys
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Final
 
 import msgpack
@@ -53,6 +53,11 @@ One call into C, so safe in threads: 0.2 µs, where `packb` takes 0.5 µs."""
 
 assemble: Final[Callable[[Mapping[str, Any]], bytes]] = msgspec.msgpack.Encoder().encode
 """The msgpack of a map of bool, int, float, str, bytes, lists, maps, and what is `Packed`."""
+
+
+def array(items: Collection[bytes]) -> bytes:
+    """The msgpack of an array of these values, which are packed."""
+    return _pack_array_header(len(items)) + b"".join(items)
 
 
 def unpack(packed: bytes | memoryview) -> Value:
@@ -126,6 +131,21 @@ def packed_to_json(packed: bytes) -> Any:
     return to_json(unpack(packed))
 
 
+def each_to_json(packed: Mapping[str, bytes]) -> dict[str, Any]:
+    """`packed_to_json` of each value: of several in one step mostly, 0.1 µs for a short str."""
+    if len(packed) > 1:
+        together = array(packed.values())
+        if TAG_MARK not in together:
+            try:
+                return dict(zip(packed, _unpack_json_array(together), strict=True))
+            except ValueError:
+                pass
+    plain = {}
+    for key, one in packed.items():  # a comprehension takes longer for the one of most requests
+        plain[key] = packed_to_json(one)
+    return plain
+
+
 TAG_MARK: Final = b"$"
 """Stands in all JSON of a value with a tag, and in a key that needs one. Where it does not,
 `from_json` changes nothing."""
@@ -147,6 +167,7 @@ def from_json(plain: Any) -> Value:
     return {key: from_json(item) for key, item in plain.items()}
 
 
+_pack_array_header = msgpack.Packer().pack_array_header
 _unpack = functools.partial(
     msgpack.unpackb, timestamp=0, max_array_len=ITEMS_MAX, max_map_len=ITEMS_MAX
 )
@@ -172,9 +193,9 @@ _unpack_plain = msgspec.msgpack.Decoder(plain(6)).decode  # most requests: 0.4 �
 
 
 _Exact = Annotated[int, msgspec.Meta(ge=-JSON_INT_MAX, le=JSON_INT_MAX)]
-_unpack_json = msgspec.msgpack.Decoder(
-    _containers_of(str | FINITE | _Exact | bool | None, 6)  # what JSON says as it stands
-).decode
+_Json = _containers_of(str | FINITE | _Exact | bool | None, 6)  # what JSON says as it stands
+_unpack_json = msgspec.msgpack.Decoder(_Json).decode
+_unpack_json_array = msgspec.msgpack.Decoder(list[_Json]).decode  # type: ignore[valid-type]
 
 
 def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:

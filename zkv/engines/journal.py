@@ -85,12 +85,12 @@ def record_line(commit: Commit, batch: int, seed: int) -> bytes:
         if entry is None:
             delete.append(key)
             continue
-        put[key] = values.packed_to_json(entry.packed)
+        put[key] = entry.packed
         if entry.deadline is not None:
             expires[key] = entry.deadline
     fields: dict[str, Any] = {"rev": commit.revision, "time": _iso(commit.time)}
     if put:
-        fields["put"] = put
+        fields["put"] = values.each_to_json(put)
     if delete:
         fields["delete"] = delete
     if expires:

@@ -8,7 +8,7 @@ may live here: the engine that owns the table guards it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from struct import Struct
 from typing import Final
 
@@ -35,7 +35,7 @@ class Table:
     def load(self, key: str, packed: bytes, version: int, deadline: float | None) -> None:
         """Holds an entry, and leaves the index alone: all there is to do before there is one."""
         if deadline is None and len(packed) <= _COMPACT_BYTES_MAX:
-            self._entries[key] = _VERSION.pack(version) + packed
+            self._entries[key] = packed + _VERSION.pack(_UINT64, version)
         else:
             self._entries[key] = Entry(packed, version, deadline)
 
@@ -45,11 +45,19 @@ class Table:
 
     def apply(self, commit: Commit) -> None:
         """Takes one revision."""
+        entries, index = self._entries, self._index
+        version = _VERSION.pack(_UINT64, commit.revision)
         for key, entry in commit.changes.items():
-            if entry is not None:
-                self._put(key, entry)
-            elif self._entries.pop(key, None) is not None:
-                self._index.remove(key)
+            if entry is None:
+                if entries.pop(key, None) is not None:
+                    index.remove(key)
+                continue
+            if key not in entries:
+                index.add(key)
+            if entry.deadline is not None:
+                self._note_deadline(key, entry.deadline)
+            small = entry.deadline is None and len(entry.packed) <= _COMPACT_BYTES_MAX
+            entries[key] = entry.packed + version if small else entry
         if commit.completed is not None:
             self.sessions.remember(commit.completed, commit.revision)
         self.revision = commit.revision
@@ -63,8 +71,14 @@ class Table:
     def get(self, key: str) -> Entry | None:
         entry = self._entries.get(key)
         if isinstance(entry, bytes):
-            return Entry(entry[_VERSION.size :], _VERSION.unpack_from(entry)[0])
+            return Entry(entry[:-9], _VERSION.unpack_from(entry, -9)[1])
         return entry
+
+    def pairs(self, keys: Sequence[str]) -> list[bytes]:
+        return [
+            _PAIR + one if isinstance(one, bytes) else _pair(one)
+            for one in map(self._entries.get, keys)
+        ]
 
     def keys(self, prefix: str, after: str) -> Iterator[str]:
         if after >= prefix:
@@ -90,13 +104,6 @@ class Table:
                 keys.append(key)
         return keys
 
-    def _put(self, key: str, entry: Entry) -> None:
-        if key not in self._entries:
-            self._index.add(key)
-        if entry.deadline is not None:
-            self._note_deadline(key, entry.deadline)
-        self.load(key, entry.packed, entry.version, entry.deadline)
-
     def _note_deadline(self, key: str, deadline: float) -> None:
         old = self.get(key)
         if old is None or old.deadline != deadline:
@@ -115,9 +122,18 @@ class Table:
 
 
 _COMPACT_BYTES_MAX: Final = 1024
-"""A small entry without a deadline is one object, its version and its value: for a value of
-100 bytes 144 bytes of memory, where an Entry has 224."""
-_VERSION: Final = Struct("<Q")
+"""A small entry without a deadline is one object, the msgpack of its value and its version: for
+a value of 100 bytes 144 bytes of memory, where an Entry has 224."""
+_VERSION: Final = Struct(">BQ")
+_UINT64: Final = 0xCF  # of 9 bytes whatever the version: so it is known where the value ends
+_PAIR: Final = b"\x92"
+_NIL: Final = b"\xc0"
+
+
+def _pair(entry: Entry | None) -> bytes:
+    if entry is None:
+        return _NIL
+    return _PAIR + entry.packed + _VERSION.pack(_UINT64, entry.version)
 
 
 def _end_of(prefix: str) -> str | None:
