@@ -352,6 +352,9 @@ def test_what_msgpack_cannot_carry_is_refused_before_it_is_sent(value: Any) -> N
         {"op": "txn", "then": [{"op": "incr", "key": "k", "by": -0.5}], "else": []},
         {"op": "get_many", "keys": ["k"]},
         {"op": "put_many", "items": {"k": 1}},
+        {"op": "put", "key": "k", "value": b"\xff", "session": "s", "seq": 1},
+        {"op": "put_many", "items": {"k": b"", "l": b"x" * 300}, "ttl": 7},
+        {"op": "txn", "then": [{"op": "put", "key": "k", "value": b"x"}, {"op": "count"}]},
     ],
     ids=lambda fields: fields["op"],
 )

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Final, Union
 from msgspec import Meta, Struct, defstruct
 
 from zkv import values
-from zkv.fields import ABSENT, PLAIN, PLAIN_ID, PLAIN_SESSION, TXN_OPS_MAX, Field
+from zkv.fields import ABSENT, PLAIN_ID, PLAIN_SESSION, TXN_OPS_MAX, Field
 
 
 class Arguments(Struct, gc=False, kw_only=True, forbid_unknown_fields=True, tag_field="op"):
@@ -32,17 +32,19 @@ def type_of(
     op: str,
     fields: Mapping[str, Field],
     within: Iterable[type[Arguments]],
+    plain: Mapping[str, Any],
     *,
     writes: bool,
     not_plain: Sequence[str],
 ) -> Any:
     """The type of an op's arguments; `within` are those of the ops that it may carry.
 
-    Fields that are `not_plain` have to be checked one by one, whatever they hold.
+    `plain` are the types of the kinds of fields; those that have none, and fields that are
+    `not_plain`, have to be checked one by one, whatever they hold.
     """
     declared: list[tuple[str, Any, Any] | tuple[str, Any]] = []
     for name, field in fields.items():
-        kind = PLAIN.get(field.kind, _NotPlain)
+        kind = plain.get(field.kind, _NotPlain)
         if field.kind == "ops":
             one: Any = Union[tuple(within)]  # noqa: UP007
             kind = Annotated[list[one], Meta(max_length=TXN_OPS_MAX)]

@@ -38,7 +38,11 @@ class Field(NamedTuple):
 
 
 _PLAIN_KEY = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX // 4)]
-_PLAIN_ITEMS = dict[_PLAIN_KEY, values.plain(4)]  # type: ignore[misc, valid-type]
+
+
+def _plain_items(value: Any) -> Any:
+    return Annotated[dict[_PLAIN_KEY, value], Meta(max_length=TXN_OPS_MAX)]
+
 
 PLAIN: Final[Mapping[str, Any]] = {
     "key": _PLAIN_KEY,
@@ -49,11 +53,14 @@ PLAIN: Final[Mapping[str, Any]] = {
     "ttl": Annotated[int, Meta(gt=0)] | Annotated[float, Meta(gt=0, le=sys.float_info.max)],
     "limit": Annotated[int, Meta(ge=1, le=LIST_ITEMS_MAX)],
     "keys": Annotated[list[_PLAIN_KEY], Meta(max_length=TXN_OPS_MAX)],
-    "items": Annotated[_PLAIN_ITEMS, Meta(max_length=TXN_OPS_MAX)],
+    "items": _plain_items(values.plain(4)),
 }
 """By kind of field, the type of what its check takes, and gives back as it stands or packed.
 
 It need not be all that the check takes, but nothing else may be of it."""
+
+PLAIN_BIN: Final[Mapping[str, Any]] = {**PLAIN, "value": bytes, "items": _plain_items(bytes)}
+"""The same where all values are bin: msgspec knows no type of both str and bin."""
 
 PLAIN_ID: Final = int | Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_MAX // 4)]
 """The same of an `id`."""

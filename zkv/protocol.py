@@ -22,7 +22,7 @@ from zkv.fields import (
     check_token,
     shortened,
 )
-from zkv.requests import PLAIN_REQUEST, Request
+from zkv.requests import Request
 
 VERSION: Final = 1
 MESSAGE_BYTES_MAX: Final = 8 * 2**20
@@ -39,7 +39,8 @@ LIMITS: Final = {
 }
 """What `info` tells of them."""
 
-_decode_plain: Final = msgspec.msgpack.Decoder(PLAIN_REQUEST).decode
+_decode_plain: Final = msgspec.msgpack.Decoder(requests.PLAIN_REQUEST).decode
+_decode_plain_bin: Final = msgspec.msgpack.Decoder(requests.PLAIN_BIN_REQUEST).decode
 
 
 def decode_plain(body: bytes) -> Request | None:
@@ -48,6 +49,10 @@ def decode_plain(body: bytes) -> Request | None:
         return None
     try:
         return requests.take(_decode_plain(body))
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return requests.take(_decode_plain_bin(body))
     except (ValueError, RecursionError):
         return None
 

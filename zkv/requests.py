@@ -20,6 +20,8 @@ from zkv.fields import (
     ABSENT,
     KEY_BYTES_MAX,
     LIST_ITEMS_MAX,
+    PLAIN,
+    PLAIN_BIN,
     TXN_OPS_MAX,
     Field,
     check_array,
@@ -117,7 +119,7 @@ def check(fields: dict[str, Any], request_id: Any = ABSENT) -> Request:
 
 
 def take(plain: Any) -> Request | None:
-    """The request in what was decoded as `PLAIN_REQUEST`; None if `check` has to see it."""
+    """The request in what was decoded as a plain one; None if `check` has to see it."""
     session = None
     if plain.writes:
         if plain.session is not ABSENT and plain.seq is not ABSENT:
@@ -331,15 +333,25 @@ OPS: Final[dict[str, Op]] = {
 }
 
 
-_ARGUMENTS: Final[dict[str, type[Arguments]]] = {}
-for _name, _op in OPS.items():  # txn is behind what it may carry
-    # Of fields that exclude each other one is plain, so two never come together unchecked.
-    _within = [it for name, it in _ARGUMENTS.items() if name in TXN_OPS]
-    _ARGUMENTS[_name] = type_of(
-        _name, _op.fields, _within, writes=_op.writes, not_plain=_op.exclusive[1:]
-    )
+def _arguments_of(plain: Mapping[str, Any]) -> dict[str, type[Arguments]]:
+    arguments: dict[str, type[Arguments]] = {}
+    for name, op in OPS.items():  # txn is behind what it may carry
+        within = [it for other, it in arguments.items() if other in TXN_OPS]
+        # Of fields that exclude each other one is plain, so two never come together unchecked.
+        arguments[name] = type_of(
+            name, op.fields, within, plain, writes=op.writes, not_plain=op.exclusive[1:]
+        )
+    return arguments
 
-PLAIN_REQUEST: Final = Union[  # noqa: UP007
-    tuple(map(request_type_of, _ARGUMENTS.values()))
-]
+
+def _request_of(arguments: Mapping[str, type[Arguments]]) -> Any:
+    return Union[tuple(map(request_type_of, arguments.values()))]  # noqa: UP007
+
+
+_ARGUMENTS: Final = _arguments_of(PLAIN)
+
+PLAIN_REQUEST: Final = _request_of(_ARGUMENTS)
 """The type of requests that are plain: see `arguments`."""
+
+PLAIN_BIN_REQUEST: Final = _request_of(_arguments_of(PLAIN_BIN))
+"""The same of those whose values are all bin."""

@@ -123,6 +123,8 @@ def to_json(value: Value) -> Any:
 
 def packed_to_json(packed: bytes) -> Any:
     """`to_json` of a value that is packed: of most in one step, 0.2 µs for a short str."""
+    if packed[0] in _BIN:
+        return to_json(_unpack_bin(packed))
     if TAG_MARK not in packed:
         try:
             return _unpack_json(packed)
@@ -188,6 +190,9 @@ def _containers_of(scalar: Any, levels: int) -> Any:
     array, map_ = list[item], dict[str, item]  # type: ignore[valid-type]
     return scalar | Annotated[array, items_max] | Annotated[map_, items_max]
 
+
+_unpack_bin = msgspec.msgpack.Decoder(bytes).decode
+_BIN = frozenset(b"\xc4\xc5\xc6")  # what a bin begins with
 
 _unpack_plain = msgspec.msgpack.Decoder(plain(6)).decode  # most requests: 0.4 µs, msgpack's 1.0
 
