@@ -123,7 +123,7 @@ def clear(t: Transaction, args: Arguments) -> Fields:
 
 def txn(t: Transaction, args: Arguments) -> Fields:
     success = all(_failing(t.find(key), conditions) is None for key, conditions in args.if_)
-    results: list[Packed] = []
+    results: list[bytes] = []
     size = 0
     for index, one in enumerate(args.then if success else args.else_):
         try:
@@ -133,8 +133,8 @@ def txn(t: Transaction, args: Arguments) -> Fields:
                 raise TooLarge("the results are too large for a reply", limit=MESSAGE_BYTES_MAX)
         except Error as error:
             raise type(error)(error.message, **{**error.details, "index": index}) from None
-        results.append(Packed(packed))
-    return {"success": success, "results": results}
+        results.append(packed)
+    return {"success": success, "results": Packed(values.array(results))}
 
 
 OPERATIONS: Final[dict[str, Operation]] = {
