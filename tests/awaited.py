@@ -79,8 +79,16 @@ def each(found: AsyncIterator[Any]) -> Iterator[Any]:
         yield item
 
 
-@cache
 def _loop() -> asyncio.AbstractEventLoop:
+    with _one_at_a_time:
+        return _the_loop()
+
+
+_one_at_a_time = threading.Lock()  # `cache` would let two threads make a loop each
+
+
+@cache
+def _the_loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop
