@@ -290,6 +290,17 @@ def test_putting_a_key_again_and_again_keeps_the_heap_small(
     assert sweep(table, 10_009.0) == ["again"]
 
 
+def test_a_key_goes_at_its_last_deadline_however_often_that_was_moved() -> None:
+    """Also where the heap is made anew just as it is moved: with one key, at 1,003 deadlines."""
+    for times in range(995, 1010):
+        table = Table()
+        table.build_index()
+        for n in range(times):
+            change(table, lease=10.0 + n)
+        assert sweep(table, 8.0 + times) == []
+        assert sweep(table, 9.0 + times) == ["lease"], f"{times} times"
+
+
 def test_a_store_copied_while_it_runs_keeps_its_deadlines(wire: Wire) -> None:
     """A backup opened later, by another process with the right time."""
     copy = shutil.copytree(wire.folder, wire.folder.parent / "backup")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -69,6 +70,29 @@ def test_one_of_many_is_what_it_is_alone(value: Any, more: dict[str, Any]) -> No
     assert store("get", key="a") == {"value": value, "version": 2, **more}
 
 
+def test_what_a_reply_has_no_room_for_is_not_copied() -> None:
+    store = Memory(a=bytes(5 * 2**20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            store("get_many", keys=["a"] * 1024)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2**20
+
+
+@pytest.mark.parametrize("revision", [2**7, 2**16, 2**32 - 1, 2**32, 2**53])
+def test_versions_of_any_size_are_told(revision: int) -> None:
+    store = Memory()
+    store.table.next_revision = revision
+    store.begin()
+    assert store("put_many", items={"a": 1, "b": [2]}) == {"version": revision}
+    store.commit()
+    assert store("get", key="a") == {"value": 1, "version": revision}
+    assert store("get_many", keys=["a", "b"]) == {"entries": [[1, revision], [[2], revision]]}
+
+
 def test_as_many_as_may_be_are_got_at_once() -> None:
     keys = [str(number) for number in range(1024)]
     store = Memory(*keys)
@@ -87,7 +111,7 @@ def test_more_values_than_a_reply_has_room_for_are_too_large() -> None:
     assert store("get_many", keys=["a"])["entries"] != [None]
     with pytest.raises(TooLarge) as caught:
         store("get_many", keys=["a", "a"])
-    assert caught.value.details == {"limit": 8 * 2**20, "size": 10 * 2**20 + 30}
+    assert caught.value.details == {"limit": 8 * 2**20, "size": 10 * 2**20 + 10}
 
 
 def test_what_is_put_is_got_with_its_version() -> None:

@@ -110,6 +110,17 @@ MUTANTS: Final = (
         ("tests/test_expiry.py::test_nothing_sees_an_expired_key",),
     ),
     Mutant(
+        "deadlines are found anew without the newest",
+        "zkv/engines/table.py",
+        "            heapq.heappush(self._deadlines, (deadline, key))\n",
+        "            heapq.heappush(self._deadlines, (deadline, key))\n"
+        "            if len(self._deadlines) > 2 * len(self._entries) + 1000:\n"
+        "                self._index_deadlines()\n",
+        (
+            "tests/test_expiry.py::test_a_key_goes_at_its_last_deadline_however_often_that_was_moved",
+        ),
+    ),
+    Mutant(
         "values compared with ==",
         "zkv/operations.py",
         "values.equal(entry.packed, wanted)",
@@ -207,8 +218,8 @@ MUTANTS: Final = (
     Mutant(
         "values with a tag are not looked for where there are several",
         "zkv/values.py",
-        "if TAG_MARK not in together:",
-        "if True:",
+        "to_json(found) if TAG_MARK in together else found",
+        "found",
         ("tests/test_snapshot.py::test_what_is_put_comes_back_from_a_journal_and_from_snapshots",),
     ),
     Mutant(

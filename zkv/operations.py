@@ -45,11 +45,10 @@ def get(t: Transaction, args: Arguments) -> Fields:
 
 
 def get_many(t: Transaction, args: Arguments) -> Fields:
-    pairs = t.pairs(args.keys)
-    size = sum(map(len, pairs))
+    entries, size = t.pairs(args.keys)
     if size > MESSAGE_BYTES_MAX:
         raise TooLarge("the values are too large for a reply", limit=MESSAGE_BYTES_MAX, size=size)
-    return {"entries": Packed(values.array(pairs))}
+    return {"entries": entries}
 
 
 def put(t: Transaction, args: Arguments) -> Fields:

@@ -62,8 +62,9 @@ class State(Protocol):
     def get(self, key: str) -> Entry | None:
         """The entry of a key."""
 
-    def pairs(self, keys: Sequence[str]) -> list[bytes]:
-        """Of each key the msgpack of [value, version], or of nil if it is not there."""
+    def pairs(self, keys: Sequence[str]) -> tuple[list[Any], int]:
+        """Of each key [value, version], or None, as `values.assemble` takes them, which they are
+        for; and about how many bytes that is. Nothing large is copied."""
 
     def keys(self, prefix: str, after: str) -> Iterator[str]:
         """The keys that begin with `prefix` and sort behind `after`, in order."""
@@ -75,8 +76,9 @@ class State(Protocol):
 class Transaction:
     """Reads through to `state`, keeps changes to itself.
 
-    `seen` is the lowest revision that everything read so far is true of: a reply built on
-    it may leave once that revision is on disk. `bytes` is the size of all values put.
+    `seen` is a revision that everything read so far is true of: a reply built on it may leave
+    once that revision is on disk. Of single keys it is the lowest such; what reads many takes
+    the latest. `bytes` is the size of all values put.
     """
 
     __slots__ = ("_state", "bytes", "changes", "now", "revision", "seen")
@@ -106,8 +108,9 @@ class Transaction:
             raise missing(key)
         return entry
 
-    def pairs(self, keys: Sequence[str]) -> list[bytes]:
-        """Of each key the msgpack of [value, version], or of nil: of the state below."""
+    def pairs(self, keys: Sequence[str]) -> tuple[list[Any], int]:
+        """Of many keys [value, version], as the state gives them; only before any change."""
+        assert not self.changes
         self.seen = self._state.revision
         return self._state.pairs(keys)
 

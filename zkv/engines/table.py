@@ -10,12 +10,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator, Sequence
 from struct import Struct
-from typing import Final
+from typing import Any, Final
 
 from sortedcontainers import SortedList
 
 from zkv.engines.sessions import Sessions
 from zkv.transaction import Commit, Entry
+from zkv.values import Packed
 
 
 class Table:
@@ -34,8 +35,9 @@ class Table:
 
     def load(self, key: str, packed: bytes, version: int, deadline: float | None) -> None:
         """Holds an entry, and leaves the index alone: all there is to do before there is one."""
-        if deadline is None and len(packed) <= _COMPACT_BYTES_MAX:
-            self._entries[key] = packed + _VERSION.pack(_UINT64, version)
+        small = len(packed) <= _COMPACT_BYTES_MAX and version <= _COMPACT_VERSION_MAX
+        if small and deadline is None:
+            self._entries[key] = packed + _VERSION.pack(_UINT32, version)
         else:
             self._entries[key] = Entry(packed, version, deadline)
 
@@ -45,19 +47,11 @@ class Table:
 
     def apply(self, commit: Commit) -> None:
         """Takes one revision."""
-        entries, index = self._entries, self._index
-        version = _VERSION.pack(_UINT64, commit.revision)
         for key, entry in commit.changes.items():
-            if entry is None:
-                if entries.pop(key, None) is not None:
-                    index.remove(key)
-                continue
-            if key not in entries:
-                index.add(key)
-            if entry.deadline is not None:
-                self._note_deadline(key, entry.deadline)
-            small = entry.deadline is None and len(entry.packed) <= _COMPACT_BYTES_MAX
-            entries[key] = entry.packed + version if small else entry
+            if entry is not None:
+                self._put(key, entry)
+            elif self._entries.pop(key, None) is not None:
+                self._index.remove(key)
         if commit.completed is not None:
             self.sessions.remember(commit.completed, commit.revision)
         self.revision = commit.revision
@@ -71,14 +65,21 @@ class Table:
     def get(self, key: str) -> Entry | None:
         entry = self._entries.get(key)
         if isinstance(entry, bytes):
-            return Entry(entry[:-9], _VERSION.unpack_from(entry, -9)[1])
+            return Entry(entry[:_VERSION_AT], _VERSION.unpack_from(entry, _VERSION_AT)[1])
         return entry
 
-    def pairs(self, keys: Sequence[str]) -> list[bytes]:
-        return [
-            _PAIR + one if isinstance(one, bytes) else _pair(one)
-            for one in map(self._entries.get, keys)
+    def pairs(self, keys: Sequence[str]) -> tuple[list[Any], int]:
+        found = list(map(self._entries.get, keys))
+        size = sum(
+            [len(one) if isinstance(one, bytes) else len(one.packed) for one in found if one]
+        )
+        pairs = [
+            Packed(_PAIR + one)
+            if isinstance(one, bytes)
+            else one and [Packed(one.packed), one.version]
+            for one in found
         ]
+        return pairs, size
 
     def keys(self, prefix: str, after: str) -> Iterator[str]:
         if after >= prefix:
@@ -104,12 +105,19 @@ class Table:
                 keys.append(key)
         return keys
 
+    def _put(self, key: str, entry: Entry) -> None:
+        if key not in self._entries:
+            self._index.add(key)
+        if entry.deadline is not None:
+            self._note_deadline(key, entry.deadline)
+        self.load(key, entry.packed, entry.version, entry.deadline)
+
     def _note_deadline(self, key: str, deadline: float) -> None:
         old = self.get(key)
         if old is None or old.deadline != deadline:
-            heapq.heappush(self._deadlines, (deadline, key))
             if len(self._deadlines) > 2 * len(self._entries) + 1000:
-                self._index_deadlines()
+                self._index_deadlines()  # of what is held, which this one is not yet
+            heapq.heappush(self._deadlines, (deadline, key))
 
     def _index_deadlines(self) -> None:
         """Finds all deadlines again, without those that no entry has any more."""
@@ -122,18 +130,14 @@ class Table:
 
 
 _COMPACT_BYTES_MAX: Final = 1024
+_COMPACT_VERSION_MAX: Final = 2**32 - 1
 """A small entry without a deadline is one object, the msgpack of its value and its version: for
-a value of 100 bytes 144 bytes of memory, where an Entry has 224."""
-_VERSION: Final = Struct(">BQ")
-_UINT64: Final = 0xCF  # of 9 bytes whatever the version: so it is known where the value ends
+a value of 100 bytes 144 bytes of memory, where an Entry has 224; and `get_many` replies with it
+as it stands. Beyond 4,294,967,295 revisions a version is larger, and so is the entry."""
+_VERSION: Final = Struct(">BI")
+_VERSION_AT: Final = -_VERSION.size
+_UINT32: Final = 0xCE  # of 5 bytes whatever the version: so it is known where the value ends
 _PAIR: Final = b"\x92"
-_NIL: Final = b"\xc0"
-
-
-def _pair(entry: Entry | None) -> bytes:
-    if entry is None:
-        return _NIL
-    return _PAIR + entry.packed + _VERSION.pack(_UINT64, entry.version)
 
 
 def _end_of(prefix: str) -> str | None:
