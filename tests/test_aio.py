@@ -128,7 +128,7 @@ def test_each_write_of_many_tasks_is_done_once(server: ServerProcess, seed: int)
     rng = random.Random(seed)
 
     async def main(relay: Relay) -> None:
-        async with zkv.aio.Client(relay.endpoint, timeout_s=60, resend_after_s=0.1) as client:
+        async with zkv.aio.Client(relay.endpoint, timeout_s=60, resend_after_s=0.02) as client:
             acknowledged = cancelled = 0
 
             async def write() -> None:
