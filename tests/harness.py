@@ -16,8 +16,10 @@ from typing import Any
 import msgpack
 import zmq
 
-from zkv.engines import journal
+from zkv import requests
+from zkv.engines import Call, journal
 from zkv.engines.local import LocalEngine
+from zkv.operations import OPERATIONS
 
 EXIT_S = 10
 
@@ -104,6 +106,11 @@ def cut_room(folder: Path) -> None:
     """Takes the room from the end of each segment; a crash may do so."""
     for path in folder.glob(f"{journal.PREFIX}*.jsonl"):
         os.truncate(path, len(path.read_bytes().rstrip(b" ")))
+
+
+def call(op: str, **fields: Any) -> Call:
+    """A request as an engine gets it."""
+    return Call(OPERATIONS[op], requests.check({"op": op, **fields}).args)
 
 
 def compact(engine: LocalEngine) -> None:

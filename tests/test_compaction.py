@@ -14,20 +14,19 @@ from typing import Any
 
 import pytest
 from crash_disk import CrashDisk
-from harness import ServerProcess, serving, wait_until
+from harness import ServerProcess, call, serving, wait_until
 from hypothesis import given
 from hypothesis import strategies as st
 
 import zkv
-from zkv import requests, values
-from zkv.engines import Call, compaction, journal, local
+from zkv import values
+from zkv.engines import compaction, journal, local
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Journal
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
 from zkv.engines.table import Table
 from zkv.errors import Damaged
-from zkv.operations import OPERATIONS
 from zkv.transaction import Commit, Completed, Entry
 
 STORE = "a store"
@@ -57,8 +56,7 @@ def engine(tmp_path: Path) -> Iterator[LocalEngine]:
 
 
 def put(engine: LocalEngine, key: str, value: Any) -> None:
-    request = requests.check({"op": "put", "key": key, "value": value})
-    (outcome,) = engine.execute([Call(OPERATIONS[request.args.op], request.args)])
+    (outcome,) = engine.execute([call("put", key=key, value=value)])
     assert outcome.result == {"version": outcome.revision}
 
 

@@ -20,16 +20,15 @@ from typing import Any, Final
 
 import pytest
 from crash_disk import CrashDisk
-from harness import serving, wait_until
+from harness import call, serving, wait_until
 
 import zkv
-from zkv import requests, values
-from zkv.engines import Call, compaction, local, snapshot
+from zkv import values
+from zkv.engines import compaction, local, snapshot
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
 from zkv.engines.table import Table
 from zkv.errors import DiskFailed
-from zkv.operations import OPERATIONS
 
 KINDS: Final = (
     "names", "size", "lines", "read", "free_bytes", "create", "open", "write", "write_at",
@@ -112,11 +111,6 @@ class Told:
         entries = {key: table.get(key) for key in table.keys("", "")}
         assert {key: values.unpack(it.packed) for key, it in entries.items() if it} == wanted
         return table.revision
-
-
-def call(op: str, **fields: Any) -> Call:
-    request = requests.check({"op": op, **fields})
-    return Call(OPERATIONS[request.args.op], request.args)
 
 
 def without_power(disk: CrashDisk) -> CrashDisk:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from harness import compact
+from harness import call, compact
 
-from zkv import requests, values
+from zkv import values
 from zkv.engines import Call, Engine, compaction
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
@@ -29,10 +29,6 @@ PATIENCE_S = 30
 BRIEFLY_S = 0.2
 
 Open = Callable[[], Engine]
-
-
-def call(op: str, **fields: Any) -> Call:
-    return Call(OPERATIONS[op], requests.check({"op": op, **fields}).args)
 
 
 def put(key: str, value: Any = 0) -> Call:

@@ -18,15 +18,14 @@ from typing import Any
 from zlib import crc32
 
 import pytest
-from harness import cut_room
+from harness import call, cut_room
 
-from zkv import requests, values
+from zkv import values
 from zkv.engines import Call, compaction, journal, line, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover, settle
 from zkv.errors import Damaged
-from zkv.operations import OPERATIONS
 
 STORE = "0123456789abcdef0123456789abcdef"
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -61,10 +60,6 @@ class QuickDisk(Disk):
 
     def sync_folder(self) -> None:
         pass
-
-
-def call(op: str, **fields: Any) -> Call:
-    return Call(OPERATIONS[op], requests.check({"op": op, **fields}).args)
 
 
 def change(key: str, value: Any) -> Call:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from harness import compact
+from harness import call, compact
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_engines import ForgetfulDisk
@@ -25,7 +25,6 @@ from test_journal import (
     Choose,
     QuickDisk,
     abandon,
-    call,
     change,
     cuts,
     damages,

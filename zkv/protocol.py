@@ -39,22 +39,19 @@ LIMITS: Final = {
 }
 """What `info` tells of them."""
 
-_decode_plain: Final = msgspec.msgpack.Decoder(requests.PLAIN_REQUEST).decode
-_decode_plain_bin: Final = msgspec.msgpack.Decoder(requests.PLAIN_BIN_REQUEST).decode
+_PLAIN_DECODERS: Final = [msgspec.msgpack.Decoder(kind) for kind in requests.PLAIN_REQUESTS]
 
 
 def decode_plain(body: bytes) -> Request | None:
     """The request of a body, checked; or None if `decode_map` and `check` have to see to it."""
     if len(body) > MESSAGE_BYTES_MAX:
         return None
-    try:
-        return requests.take(_decode_plain(body))
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return requests.take(_decode_plain_bin(body))
-    except (ValueError, RecursionError):
-        return None
+    for decoder in _PLAIN_DECODERS:
+        try:
+            return requests.take(decoder.decode(body))
+        except (ValueError, RecursionError):
+            continue
+    return None
 
 
 def decode_map(body: bytes) -> dict[str, Any]:

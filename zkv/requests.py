@@ -350,8 +350,6 @@ def _request_of(arguments: Mapping[str, type[Arguments]]) -> Any:
 
 _ARGUMENTS: Final = _arguments_of(PLAIN)
 
-PLAIN_REQUEST: Final = _request_of(_ARGUMENTS)
-"""The type of requests that are plain: see `arguments`."""
-
-PLAIN_BIN_REQUEST: Final = _request_of(_arguments_of(PLAIN_BIN))
-"""The same of those whose values are all bin."""
+PLAIN_REQUESTS: Final = (_request_of(_ARGUMENTS), _request_of(_arguments_of(PLAIN_BIN)))
+"""The types of requests that are plain, see `arguments`: first of most, then of those whose
+values are all bin."""

@@ -185,8 +185,8 @@ def _containers_of(scalar: Any, levels: int) -> Any:
     if levels == 0:
         return scalar
     item, items_max = _containers_of(scalar, levels - 1), msgspec.Meta(max_length=ITEMS_MAX)
-    array, map_ = list[item], dict[str, item]  # type: ignore[valid-type]
-    return scalar | Annotated[array, items_max] | Annotated[map_, items_max]
+    list_, map_ = list[item], dict[str, item]  # type: ignore[valid-type]
+    return scalar | Annotated[list_, items_max] | Annotated[map_, items_max]
 
 
 _unpack_bin = msgspec.msgpack.Decoder(bytes).decode

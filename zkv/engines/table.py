@@ -69,16 +69,18 @@ class Table:
         return entry
 
     def pairs(self, keys: Sequence[str]) -> tuple[list[Any], int]:
-        found = list(map(self._entries.get, keys))
-        size = sum(
-            [len(one) if isinstance(one, bytes) else len(one.packed) for one in found if one]
-        )
-        pairs = [
-            Packed(_PAIR + one)
-            if isinstance(one, bytes)
-            else one and [Packed(one.packed), one.version]
-            for one in found
-        ]
+        pairs: list[Any] = []
+        size = 0
+        for key in keys:
+            entry = self._entries.get(key)
+            if isinstance(entry, bytes):
+                pairs.append(Packed(_PAIR + entry))
+                size += len(entry)
+            elif entry is None:
+                pairs.append(None)
+            else:
+                pairs.append([Packed(entry.packed), entry.version])
+                size += len(entry.packed)
         return pairs, size
 
     def keys(self, prefix: str, after: str) -> Iterator[str]:
