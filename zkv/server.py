@@ -33,6 +33,9 @@ IN_FLIGHT_MAX: Final = 128
 libzmq drops replies that find no room, and tells of free room half a high-water mark late,
 so there is room for twice as many."""
 
+ASK_FIRST: Final = 8
+"""Behind so many requests more are expected to wait, so a worker takes them without asking."""
+
 LOOK_AGAIN_S: Final = 100e-6
 """How long a worker that served one client looks for its next request before it sleeps. To be
 woken costs more than that takes: a lone client waits 208 µs for a reply instead of 262."""
@@ -173,22 +176,36 @@ def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[
     envelopes: list[list[bytes]] = []
     bodies: list[bytes] = []
     size = 0
-    while True:
-        envelope = [clients.recv()]
-        if not envelope[0]:  # the ROUTER puts a name in front: this is from `_route`
+    name: bytes | None = clients.recv()
+    while name is not None:
+        if not name:  # the ROUTER puts a name in front: this is from `_route`
             return envelopes, bodies, True
+        envelope = [name]
         while (frame := clients.recv(copy=False)).more:  # only such a frame tells
             envelope.append(frame.bytes)
         body = frame.bytes
-        if b"" in envelope[:-1]:  # more than one frame behind the delimiter
+        if len(envelope) > 2 and b"" in envelope[:-1]:  # several frames behind the delimiter
             del envelope[envelope.index(b"") + 1 :]
             body = b""
         envelopes.append(envelope)
         bodies.append(body)
         size += len(body)
         full = len(bodies) == BATCH_MAX or size >= BATCH_BYTES_MAX
-        if full or not _waits(clients):
-            return envelopes, bodies, False
+        name = None if full else _receive_next(clients, len(bodies))
+    return envelopes, bodies, False
+
+
+def _receive_next(clients: zmq.Socket[bytes], received: int) -> bytes | None:
+    """The first frame of another message, if one waits.
+
+    To ask first takes 1.0 µs each time, to be told by a `zmq.Again` 3.4 µs once.
+    """
+    if received < ASK_FIRST:
+        return clients.recv() if _waits(clients) else None
+    try:
+        return clients.recv(zmq.NOBLOCK)
+    except zmq.Again:
+        return None
 
 
 def _waits(clients: zmq.Socket[bytes]) -> bool:
@@ -198,8 +215,12 @@ def _waits(clients: zmq.Socket[bytes]) -> bool:
 
 def _send(clients: zmq.Socket[bytes], envelope: list[bytes], reply: bytes) -> None:
     for frame in envelope:
-        clients.send(frame, zmq.SNDMORE)
-    clients.send(reply, copy=False)  # a large one is not copied once more; libzmq keeps it
+        _send_frame(clients, frame, zmq.SNDMORE)
+    _send_frame(clients, reply, copy=False)  # of a large one libzmq keeps what it is
+
+
+_send_frame = zmq.backend.Socket.send
+"""What `zmq.Socket.send` calls, for less than half of its price: 0.2 µs."""
 
 
 def _send_stop(workers: zmq.Socket[bytes]) -> None:
