@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
@@ -76,6 +77,7 @@ def drive(
     `beside` is called again and again meanwhile. Raises RuntimeError when a process fails;
     none outlives the call.
     """
+    os.sync()  # so that this does not pay for what was written before, by another peer even
     barrier = FORK.Barrier(clients + 1)
     limits = (seconds, requests_max)
     started = [_start(peer, script, number, barrier, limits) for number in range(clients)]
