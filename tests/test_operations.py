@@ -33,7 +33,7 @@ class Memory:
             self.commit()
 
     def begin(self) -> None:
-        self.transaction = Transaction(self.table, 0.0)
+        self.transaction = Transaction(self.table, 0.0, self.table.next_revision)
 
     def commit(self) -> None:
         t = self.transaction

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ class Service:
         }
         self._local = threading.local()
         # One pair for each thread, so that none is shared: requests by op, errors by code.
-        self._counters: list[tuple[Counter[str], Counter[str]]] = []
+        self._counters: list[tuple[dict[str, int], dict[str, int]]] = []
 
     def handle(self, bodies: Sequence[bytes]) -> list[bytes]:
         """One reply for each request, in order, when all of them are true of the disk."""
@@ -115,7 +115,7 @@ class Service:
         try:
             requests, errors = self._local.counters
         except AttributeError:
-            requests, errors = self._local.counters = Counter[str](), Counter[str]()
+            requests, errors = self._local.counters = defaultdict(int), defaultdict(int)
             self._counters.append((requests, errors))
         for one in asked:
             requests[one.op] += 1

@@ -57,7 +57,6 @@ class State(Protocol):
     """What a transaction stands on. Nothing in it changes while the transaction runs."""
 
     revision: int
-    next_revision: int
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key."""
@@ -73,30 +72,26 @@ class State(Protocol):
         """How many keys begin with `prefix`."""
 
 
-class Transaction:
-    """Reads through to `state`, keeps changes to itself.
+class Transaction(Struct):
+    """Reads through to `state`, keeps changes to itself."""
 
-    `seen` is a revision that everything read so far is true of: a reply built on it may leave
-    once that revision is on disk. Of single keys it is the lowest such; what reads many takes
-    the latest. `bytes` is the size of all values put.
-    """
-
-    __slots__ = ("_state", "bytes", "changes", "now", "revision", "seen")
-
-    def __init__(self, state: State, now: float) -> None:
-        self._state = state
-        self.now = now
-        self.revision = state.next_revision
-        self.changes: dict[str, Entry | None] = {}
-        self.seen = 0
-        self.bytes = 0
+    state: State
+    now: float
+    revision: int
+    """Of the changes, if they are committed."""
+    changes: dict[str, Entry | None] = {}
+    seen: int = 0
+    """A revision that everything read so far is true of: a reply built on it may leave once
+    that is on disk. Of single keys it is the lowest such; what reads many takes the latest."""
+    size: int = 0
+    """Bytes of all values put."""
 
     def find(self, key: str) -> Entry | None:
         """The entry of a key, or None."""
         if key in self.changes:
             return self.changes[key]
-        entry = self._state.get(key)
-        version = self._state.revision if entry is None else entry.version
+        entry = self.state.get(key)
+        version = self.state.revision if entry is None else entry.version
         if version > self.seen:
             self.seen = version
         return entry
@@ -111,13 +106,13 @@ class Transaction:
     def pairs(self, keys: Sequence[str]) -> tuple[list[Any], int]:
         """Of many keys [value, version], as the state gives them; only before any change."""
         assert not self.changes
-        self.seen = self._state.revision
-        return self._state.pairs(keys)
+        self.seen = self.state.revision
+        return self.state.pairs(keys)
 
     def put(self, key: str, packed: bytes, deadline: float | None = None) -> Entry:
         """Sets what a key holds."""
         entry = self.changes[key] = Entry(packed, self.revision, deadline)
-        self.bytes += len(packed)
+        self.size += len(packed)
         return entry
 
     def delete(self, key: str) -> None:
@@ -129,20 +124,20 @@ class Transaction:
 
         The transaction must not change while this runs.
         """
-        self.seen = self._state.revision
-        below = self._state.keys(prefix, after)
+        self.seen = self.state.revision
+        below = self.state.keys(prefix, after)
         for key in self._merged(below, prefix, after) if self.changes else below:
-            entry = self.changes[key] if key in self.changes else self._state.get(key)
+            entry = self.changes[key] if key in self.changes else self.state.get(key)
             if entry is not None:
                 yield key, entry
 
     def count(self, prefix: str) -> int:
         """How many keys begin with `prefix`."""
-        self.seen = self._state.revision
-        count = self._state.count(prefix)
+        self.seen = self.state.revision
+        count = self.state.count(prefix)
         for key, entry in self.changes.items():
             if key.startswith(prefix):
-                count += (entry is not None) - (self._state.get(key) is not None)
+                count += (entry is not None) - (self.state.get(key) is not None)
         return count
 
     def _merged(self, below: Iterator[str], prefix: str, after: str) -> Iterator[str]:

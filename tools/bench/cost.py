@@ -48,7 +48,7 @@ def show() -> None:
         request = protocol.decode_plain(body)
         assert request is not None
         args = request.args
-        return _us(lambda: OPERATIONS[args.op](Transaction(table, 0.0), args))
+        return _us(lambda: OPERATIONS[args.op](Transaction(table, 0.0, 8), args))
 
     print(LINE.format("µs", "get", "put"))
     _row("receive", *map(_receive_us, bodies))

@@ -181,7 +181,7 @@ class LocalEngine:
 
     def _run(self, call: Call, now: float) -> Outcome:
         """One call, under the lock."""
-        t = Transaction(self._table, now)
+        t = Transaction(self._table, now, self._table.next_revision)
         session, sessions = call.session, self._table.sessions
         if session is not None:
             try:
@@ -192,8 +192,8 @@ class LocalEngine:
                 return Outcome(*known)
         try:
             result = call.run(t, call.args)
-            if t.bytes:  # deletions by themselves find space; JSON is larger than msgpack
-                self._space.take(2 * t.bytes + LINE_BYTES * len(t.changes))
+            if t.size:  # deletions by themselves find space; JSON is larger than msgpack
+                self._space.take(2 * t.size + LINE_BYTES * len(t.changes))
         except BaseException as error:  # even SystemExit: the client waits for an answer
             revision = self._true_of(t)
             if session is not None and isinstance(error, RequestError):
