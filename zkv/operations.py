@@ -66,8 +66,7 @@ def put(t: Transaction, args: Arguments) -> Fields:
 
 def put_many(t: Transaction, args: Arguments) -> Fields:
     deadline = t.now + args.ttl if args.ttl is not ABSENT else None
-    for key, packed in args.items.items():
-        t.put(key, packed, deadline)
+    t.put_many(args.items, deadline)
     return {"version": t.revision if t.changes else 0}
 
 

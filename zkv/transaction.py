@@ -115,6 +115,12 @@ class Transaction(Struct):
         self.size += len(packed)
         return entry
 
+    def put_many(self, items: Mapping[str, bytes], deadline: float | None = None) -> None:
+        """Sets what several keys hold."""
+        revision = self.revision
+        self.changes |= {key: Entry(packed, revision, deadline) for key, packed in items.items()}
+        self.size += sum(map(len, items.values()))
+
     def delete(self, key: str) -> None:
         """Removes a key, if it is there."""
         self.changes[key] = None

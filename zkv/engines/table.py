@@ -46,12 +46,24 @@ class Table:
         self._entries.pop(key, None)
 
     def apply(self, commit: Commit) -> None:
-        """Takes one revision."""
+        """Takes one revision, which is the version of every entry in it."""
+        entries, index = self._entries, self._index
+        compact = commit.revision <= _COMPACT_VERSION_MAX
+        version = _VERSION.pack(_UINT32, commit.revision) if compact else b""
         for key, entry in commit.changes.items():
-            if entry is not None:
-                self._put(key, entry)
-            elif self._entries.pop(key, None) is not None:
-                self._index.remove(key)
+            if entry is None:
+                if entries.pop(key, None) is not None:
+                    index.remove(key)
+                continue
+            if key not in entries:
+                index.add(key)
+            if entry.deadline is not None:
+                self._note_deadline(key, entry.deadline)
+                entries[key] = entry
+            elif compact and len(entry.packed) <= _COMPACT_BYTES_MAX:
+                entries[key] = entry.packed + version
+            else:
+                entries[key] = entry
         if commit.completed is not None:
             self.sessions.remember(commit.completed, commit.revision)
         self.revision = commit.revision
@@ -106,13 +118,6 @@ class Table:
             if entry is not None and entry.deadline == deadline:
                 keys.append(key)
         return keys
-
-    def _put(self, key: str, entry: Entry) -> None:
-        if key not in self._entries:
-            self._index.add(key)
-        if entry.deadline is not None:
-            self._note_deadline(key, entry.deadline)
-        self.load(key, entry.packed, entry.version, entry.deadline)
 
     def _note_deadline(self, key: str, deadline: float) -> None:
         old = self.get(key)
