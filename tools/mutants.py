@@ -347,6 +347,13 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_a_handler_that_raises_is_reported_at_once",),
     ),
     Mutant(
+        "a worker waits until its batch is full",
+        "zkv/server.py",
+        "        return clients.recv(zmq.NOBLOCK)",
+        "        return clients.recv()",
+        ("tests/test_server.py::test_each_of_many_requests_in_flight_is_answered_once",),
+    ),
+    Mutant(
         "a defect of an operation ends its worker",
         "zkv/engines/local.py",
         "        except BaseException as error:  # even SystemExit",
