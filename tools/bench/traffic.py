@@ -74,10 +74,11 @@ def drive(
 ) -> Load:
     """So many client processes at once, each for so long or until it has made its requests.
 
+    All that was written before is on disk first, so that no load pays for another's page cache.
     `beside` is called again and again meanwhile. Raises RuntimeError when a process fails;
     none outlives the call.
     """
-    os.sync()  # so that this does not pay for what was written before, by another peer even
+    os.sync()
     barrier = FORK.Barrier(clients + 1)
     limits = (seconds, requests_max)
     started = [_start(peer, script, number, barrier, limits) for number in range(clients)]

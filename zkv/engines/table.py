@@ -57,13 +57,12 @@ class Table:
                 continue
             if key not in entries:
                 index.add(key)
+            held: Entry | bytes = entry
             if entry.deadline is not None:
                 self._note_deadline(key, entry.deadline)
-                entries[key] = entry
             elif compact and len(entry.packed) <= _COMPACT_BYTES_MAX:
-                entries[key] = entry.packed + version
-            else:
-                entries[key] = entry
+                held = entry.packed + version
+            entries[key] = held
         if commit.completed is not None:
             self.sessions.remember(commit.completed, commit.revision)
         self.revision = commit.revision
