@@ -115,7 +115,7 @@ class Transaction(Struct):
         self.size += len(packed)
         return entry
 
-    def put_many(self, items: Mapping[str, bytes], deadline: float | None = None) -> None:
+    def put_many(self, items: Mapping[str, bytes], deadline: float | None) -> None:
         """Sets what several keys hold."""
         revision = self.revision
         self.changes |= {key: Entry(packed, revision, deadline) for key, packed in items.items()}

@@ -18,17 +18,18 @@ WORKERS = 1  # as many as zkv's
 
 
 def work(context: zmq.Context[zmq.Socket[bytes]], frames: int) -> None:
-    """The fastest of what was tried, in requests/s at 50 connections × 16: this 161 k,
-    frames with copy=False and `more` 108 k, recv_multipart and send_multipart 65 k.
+    """The fastest of what was tried, in requests/s at 50 connections × 16: this 289 k, with
+    zmq.Socket's own `send`, which is a Python function around this one, 222 k, frames with
+    copy=False and `more` 143 k, recv_multipart and send_multipart 74 k.
     """
     with context.socket(zmq.DEALER) as clients:
         clients.connect("inproc://workers")
-        recv, send = clients.recv, clients.send
+        recv, send = clients.recv, zmq.backend.Socket.send
         while True:
             for _ in range(frames):
-                send(recv(), zmq.SNDMORE)
+                send(clients, recv(), zmq.SNDMORE)
             recv()
-            send(REPLY)
+            send(clients, REPLY)
 
 
 def main(frames: int) -> None:

@@ -46,7 +46,10 @@ class Table:
         self._entries.pop(key, None)
 
     def apply(self, commit: Commit) -> None:
-        """Takes one revision, which is the version of every entry in it."""
+        """Takes one revision, which is the version of every entry in it.
+
+        Each entry is held as by `load`; to call that for each would take twice as long.
+        """
         entries, index = self._entries, self._index
         compact = commit.revision <= _COMPACT_VERSION_MAX
         version = _VERSION.pack(_UINT32, commit.revision) if compact else b""
