@@ -354,6 +354,13 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_each_of_many_requests_in_flight_is_answered_once",),
     ),
     Mutant(
+        "a server stops before its last replies are on their way",
+        "zkv/server.py",
+        "                while not (stop.poll(STOP_AGAIN_MS)",
+        "                while not (True",
+        ("tests/test_server.py::test_stop_delivers_every_reply_that_was_made",),
+    ),
+    Mutant(
         "a defect of an operation ends its worker",
         "zkv/engines/local.py",
         "        except BaseException as error:  # even SystemExit",

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket as unix
 import sys
 import threading
@@ -48,8 +49,11 @@ get 12,100 requests/s instead of 11,000; those that get would have a tenth less.
 LINGER_MS: Final = 1000
 """How long a stopping server goes on sending the replies it has made."""
 
+STOP_AGAIN_MS: Final = 100
+"""After how long a worker is told to stop again, if none has."""
+
 _INPROC: Final = "inproc://workers"
-_CONTROL: Final = "inproc://control"
+_STOP: Final = "inproc://stop"
 _IPC: Final = "ipc://"
 
 
@@ -98,11 +102,13 @@ class Server:
         except OSError:
             self._context.destroy(linger=0)
             raise
+        self._stop_name = secrets.token_bytes(16)  # which no client can take for its own
+        self._clients.bind(_STOP)
         self._workers = self._context.socket(zmq.DEALER)
         self._workers.sndhwm = 1  # what waits for a slow worker waits where others can take it
+        self._workers.linger = 0
         self._workers.bind(_INPROC)
-        self._control = self._context.socket(zmq.PAIR)
-        self._control.bind(_CONTROL)
+        self._crashed = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=(self._work,), name=f"zkv-worker-{n}")
             for n in range(workers)
@@ -116,35 +122,43 @@ class Server:
             thread.start()
 
     def stop(self) -> None:
-        """Answers what has reached a worker, delivers the replies, and closes everything."""
+        """Answers what has reached a worker, delivers the replies, and closes everything.
+
+        A worker is told to stop by a request, whose reply comes behind all of its others: when
+        it is here, they are with the ROUTER, which has `LINGER_MS` to send them.
+        """
         for endpoint in self.endpoints:
             if endpoint.startswith(_IPC):
                 with suppress(FileNotFoundError):
                     os.unlink(endpoint.removeprefix(_IPC))
-        self._control.send(b"TERMINATE")
-        self._proxy.join()
-        self._control.close(linger=0)
+        with self._context.socket(zmq.DEALER) as stop:
+            stop.routing_id = self._stop_name
+            stop.linger = 0
+            stop.connect(_STOP)
+            for _ in self._threads:
+                stop.send(b"")
+                while not (stop.poll(STOP_AGAIN_MS) or self._crashed.is_set()):
+                    stop.send(b"")  # the last one may have gone to a worker that had stopped
+                with suppress(zmq.Again):
+                    stop.recv(zmq.NOBLOCK)
         self._context.term()
 
     def _guard(self, run: Callable[[], None]) -> None:
         try:
             run()
         except BaseException as error:
+            self._crashed.set()
             self._on_crash(error)
             raise
 
     def _route(self) -> None:
-        """The proxy's thread. Steerable, since `term` alone would drop replies on their way."""
-        control = self._context.socket(zmq.PAIR)
-        control.connect(_CONTROL)
-        with self._clients as clients, self._workers as workers, control:
-            workers.linger = control.linger = 0
-            zmq.proxy_steerable(clients, workers, None, control)
-            while any(thread.is_alive() for thread in self._threads) or workers.poll(0):
-                if workers.poll(10):
-                    clients.send_multipart(workers.recv_multipart())
-                else:
-                    _send_stop(workers)
+        """The proxy's thread.
+
+        A steerable one, which can be told to end, asks a third socket each time: of 8 clients
+        a get would cost the server 26 µs instead of 25, and 2 clients would wait 84 µs, not 81.
+        """
+        with self._clients, self._workers, suppress(zmq.ContextTerminated):
+            zmq.proxy(self._clients, self._workers)
 
     def _work(self) -> None:
         with self._context.socket(zmq.DEALER) as clients:
@@ -155,13 +169,14 @@ class Server:
             while not stopping:
                 if len(bodies) == 1:
                     _look_again(clients)
-                envelopes, bodies, stopping = _receive_batch(clients)
+                envelopes, bodies, stopping = _receive_batch(clients, self._stop_name)
                 if bodies:
                     began = time.perf_counter()
                     for envelope, reply in zip(envelopes, self._handle(bodies), strict=True):
                         _send(clients, envelope, reply)
                     if time.perf_counter() - began > YIELD_BEHIND_S:
                         os.sched_yield()
+            _send(clients, [self._stop_name], b"")
 
 
 def _look_again(clients: zmq.Socket[bytes]) -> None:
@@ -171,15 +186,15 @@ def _look_again(clients: zmq.Socket[bytes]) -> None:
         os.sched_yield()
 
 
-def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[bytes], bool]:
+def _receive_batch(
+    clients: zmq.Socket[bytes], stop_name: bytes
+) -> tuple[list[list[bytes]], list[bytes], bool]:
     """Waits for a request and takes all that wait; the last item is whether to stop."""
     envelopes: list[list[bytes]] = []
     bodies: list[bytes] = []
     size = 0
     name: bytes | None = clients.recv()
     while name is not None:
-        if not name:  # the ROUTER puts a name in front: this is from `_route`
-            return envelopes, bodies, True
         envelope = [name]
         while (frame := clients.recv(copy=False)).more:  # only such a frame tells
             envelope.append(frame.bytes)
@@ -187,6 +202,8 @@ def _receive_batch(clients: zmq.Socket[bytes]) -> tuple[list[list[bytes]], list[
         if len(envelope) > 2 and b"" in envelope[:-1]:  # several frames behind the delimiter
             del envelope[envelope.index(b"") + 1 :]
             body = b""
+        if name == stop_name:
+            return envelopes, bodies, True
         envelopes.append(envelope)
         bodies.append(body)
         size += len(body)
@@ -221,12 +238,6 @@ def _send(clients: zmq.Socket[bytes], envelope: list[bytes], reply: bytes) -> No
 
 _send_frame = zmq.backend.Socket.send
 """What `zmq.Socket.send` calls, for about half of its price: 0.2 µs, or 0.3 with copy=False."""
-
-
-def _send_stop(workers: zmq.Socket[bytes]) -> None:
-    """Has some worker stop; one that is busy may get it later, and one more than once."""
-    with suppress(zmq.Again):
-        workers.send(b"", zmq.NOBLOCK)
 
 
 def _listen(clients: zmq.Socket[bytes], endpoint: str, message_bytes_max: int) -> str:

@@ -78,7 +78,7 @@ def _receive_us(body: bytes) -> float:
                 other.send_multipart(ENVELOPE, zmq.SNDMORE)
                 other.send(body)
             began = time.process_time()
-            server._receive_batch(worker)
+            server._receive_batch(worker, stop_name=b"")
             return time.process_time() - began
 
         return min(receive() for _ in range(BATCHES)) / server.BATCH_MAX * 1e6
