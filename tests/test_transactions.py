@@ -335,6 +335,15 @@ class TestBlock:
         assert raised.value.details["index"] == 1
         assert list(store.keys()) == [A]
 
+    def test_what_comes_behind_puts_sees_them(self, store: zkv.Store) -> None:
+        with store.transaction() as block:
+            block.put(A, 5)
+            block.put("b", 1)
+            block.incr(A)
+            block.put("b", 2)
+        assert block.results == [{"version": 2}] * 2 + [{"value": 6, "version": 2}, {"version": 2}]
+        assert list(store.items()) == [zkv.Item(A, 6, 2), zkv.Item("b", 2, 2)]
+
     @pytest.mark.parametrize("more", [{"ttl": 60}, {"keep_ttl": True}], ids=str)
     def test_puts_keep_what_else_was_said(self, store: zkv.Store, more: dict[str, Any]) -> None:
         store.expire(A, 60)
