@@ -286,9 +286,16 @@ MUTANTS: Final = (
     Mutant(
         "nothing but puts does not wait for its checks",
         "zkv/block.py",
-        "if self._checks or not self._ops:",
-        "if not self._ops:",
+        "if self._puts and not self._ops and not self._checks:",
+        "if self._puts and not self._ops:",
         ("tests/test_transactions.py",),
+    ),
+    Mutant(
+        "puts go behind what was asked for behind them",
+        "zkv/block.py",
+        "ttl is None and not keep_ttl and not self._ops and",
+        "ttl is None and not keep_ttl and",
+        ("tests/test_transactions.py::TestBlock::test_what_comes_behind_puts_sees_them",),
     ),
     Mutant(
         "what is sent may be late",

@@ -105,16 +105,14 @@ class Disk:
 
     def write_at(self, handle: int, data: bytes, offset: int) -> None:
         """Puts all of the data in its place, or raises."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(handle, view, offset)
-            view, offset = view[written:], offset + written
+        while data:
+            written = os.pwrite(handle, data, offset)
+            data, offset = data[written:], offset + written
 
     def write(self, handle: int, data: bytes) -> None:
         """Appends all of the data, or raises."""
-        view = memoryview(data)
-        while view:
-            view = view[os.write(handle, view) :]
+        while data:
+            data = data[os.write(handle, data) :]
 
     def sync(self, handle: int) -> None:
         """Returns when what was written is on disk, with the length of the file."""
