@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket as tcp
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -300,9 +301,12 @@ def test_attacks_by_the_thousand_leave_nothing_behind(
 
 @contextmanager
 def running(
-    handle: Callable[[Sequence[bytes]], list[bytes]], *endpoints: str, on_crash: Any = None
+    handle: Callable[[Sequence[bytes]], list[bytes]],
+    *endpoints: str,
+    workers: int = 2,
+    on_crash: Any = None,
 ) -> Iterator[Server]:
-    server = Server(endpoints, handle, workers=2, message_bytes_max=MIB, on_crash=on_crash)
+    server = Server(endpoints, handle, workers=workers, message_bytes_max=MIB, on_crash=on_crash)
     server.start()
     try:
         yield server
@@ -431,3 +435,30 @@ def test_stop_delivers_every_reply_that_was_made() -> None:
         for client in clients:
             client.join()
         assert sorted(answered) == sorted(handled)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_stop_ends_though_more_wait_than_the_workers_take(workers: int) -> None:
+    handled: list[bytes] = []
+    answered: list[bytes] = []
+
+    def handle(bodies: Sequence[bytes]) -> list[bytes]:
+        time.sleep(0.02)
+        handled.extend(bodies)
+        return list(bodies)
+
+    with zmq.Context() as context, ExitStack() as sockets:
+        with running(handle, "tcp://127.0.0.1:*", workers=workers) as server:
+            clients = [sockets.enter_context(context.socket(zmq.DEALER)) for _ in range(8)]
+            for client in clients:
+                client.linger = 0
+                client.connect(server.endpoints[0])
+                for number in range(120):
+                    client.send(b"%d" % number)
+            wait_until(lambda: handled)
+        assert len(handled) < 8 * 120
+        for client in clients:
+            while client.poll(100):
+                answered.append(client.recv())
+    assert sorted(answered) == sorted(handled)

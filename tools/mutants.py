@@ -368,6 +368,13 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_stop_delivers_every_reply_that_was_made",),
     ),
     Mutant(
+        "a worker that stops takes no more requests from the proxy",
+        "zkv/server.py",
+        "            while True:  # to the end",
+        "            while False:  # to the end",
+        ("tests/test_server.py::test_stop_ends_though_more_wait_than_the_workers_take",),
+    ),
+    Mutant(
         "a defect of an operation ends its worker",
         "zkv/engines/local.py",
         "        except BaseException as error:  # even SystemExit",

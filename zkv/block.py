@@ -40,8 +40,8 @@ class Ops:
     """Requests that wait for a block to end."""
 
     def __init__(self) -> None:
-        self._puts: list[tuple[str, Any]] = []  # the first ones, if they only put
-        self._ops: list[Fields] = []  # those behind
+        self._puts: list[tuple[str, Any]] = []  # of the plain puts that come first, key and value
+        self._ops: list[Fields] = []  # everything behind those
 
     def get(self, key: str) -> None:
         """Adds {"value", "version"} to the results; NotFound undoes the block."""
@@ -72,7 +72,7 @@ class Ops:
         """Adds {"count"} to the results."""
         self._ops.append({"op": "count", "prefix": prefix})
 
-    def _all(self) -> list[Fields]:
+    def _requests(self) -> list[Fields]:
         return [{"op": "put", "key": key, "value": it} for key, it in self._puts] + self._ops
 
 
@@ -103,7 +103,7 @@ class Txn(Ops):
         if self._puts and not self._ops and not self._checks:
             with suppress(RequestError):  # a txn says which one is at fault
                 return (yield from self._put_many())
-        then, otherwise = self._all(), self.otherwise._all()
+        then, otherwise = self._requests(), self.otherwise._requests()
         fields: Fields = {"then": then}
         if self._checks:
             fields |= {"if": self._checks, "else": otherwise}
@@ -116,7 +116,7 @@ class Txn(Ops):
         return self
 
     def _put_many(self) -> Plan[Self]:
-        """The same in two thirds of the time: 500 puts in 1.9 ms instead of 3.2."""
+        """The same in three fifths of the time: 500 puts in 1.9 ms instead of 3.2."""
         reply = yield "put_many", {"items": dict(self._puts)}, WRITES
         self.success, self.revision = True, reply["revision"]
         self.results = [{"version": reply["version"]} for _ in self._puts]

@@ -23,17 +23,17 @@ from typing import Final
 
 from zkv.endpoint import dial
 
-NEAR_S: Final = 200e-6
+LOOK_NEAR_S: Final = 200e-6
 """How long to look for a reply before sleeping, if the last one came sooner than that. To be
 woken costs more: a lone client waits 61 µs for a reply instead of 113, and takes 64 µs of CPU
 a request, redis-py 75. Where many clients are at work, or a network is in between, replies
 take longer; and beside other threads, which need the GIL, it sleeps at once."""
 
-LOOK_S: Final = 400e-6
-"""How long to look if the last reply came later than that but sooner than this, and only while
-nobody else wants the CPU. 8 clients that put unsynced do 5 to 19 % more requests/s, half of
-them in 290 µs instead of 320, but the slowest 1 % take up to half as long again; a lone client
-waits 254 µs for a synced put instead of 306, and takes 177 µs of CPU instead of 49."""
+LOOK_FAR_S: Final = 400e-6
+"""How long to look if the last reply came sooner than this, but not within `LOOK_NEAR_S`; and
+only while nobody else wants the CPU. 8 clients that put unsynced do 5 to 19 % more requests/s,
+half of them in 290 µs instead of 320, but the slowest 1 % take up to half as long again; a lone
+client waits 254 µs for a synced put instead of 306, and takes 177 µs of CPU instead of 49."""
 
 _TURN_S: Final = 5e-6
 """A yield that takes longer let somebody else work, not only look, which takes 2 µs."""
@@ -96,7 +96,7 @@ class Link:
             self._socket.sendall(head, _NO_SIGPIPE)
             self._socket.sendall(body, _NO_SIGPIPE)
         began = perf_counter()
-        if self._waited_s < LOOK_S:
+        if self._waited_s < LOOK_FAR_S:
             self._look(began)
         data = self._socket.recv(_SHORT_BYTES)
         if not data:
@@ -110,8 +110,8 @@ class Link:
 
     def _look(self, began: float) -> None:
         """Waits a while for the reply, without sleeping; others go first."""
-        near = self._waited_s < NEAR_S
-        now, until = began, began + (NEAR_S if near else LOOK_S)
+        near = self._waited_s < LOOK_NEAR_S
+        now, until = began, began + (LOOK_NEAR_S if near else LOOK_FAR_S)
         while now < until and not self._events.poll(0):
             os.sched_yield()
             before, now = now, perf_counter()
