@@ -135,12 +135,14 @@ class Server:
             stop.routing_id = self._stop_name
             stop.linger = 0
             stop.connect(_STOP)
-            for _ in self._threads:
-                stop.send(b"")
-                while not (stop.poll(STOP_AGAIN_MS) or self._crashed.is_set()):
-                    stop.send(b"")  # the last one may have gone to a worker that had stopped
-                with suppress(zmq.Again):
-                    stop.recv(zmq.NOBLOCK)
+            left = len(self._threads)
+            while left:
+                stop.send(b"")  # again, since the last one may have gone to one that had stopped
+                if stop.poll(STOP_AGAIN_MS):
+                    stop.recv()
+                    left -= 1
+                elif self._crashed.is_set():
+                    break
         self._context.term()
 
     def _guard(self, run: Callable[[], None]) -> None:
