@@ -18,6 +18,8 @@ from languages import LANGUAGES, install
 DEBIAN_PACKAGES = {
     "iso-codes": Path("/usr/share/iso-codes/json"),  # real data to load
     "redis-server": Path("/usr/bin/redis-server"),  # the bench's peer
+    "fish": Path("/usr/bin/fish"),  # shells whose completion is tried
+    "zsh": Path("/usr/bin/zsh"),
 }
 
 
