@@ -124,6 +124,20 @@ def test_a_clean_stop_ends_a_compaction(engine: LocalEngine, tmp_path: Path) -> 
     assert contents(table) == {f"key:{n}": n % 100 for n in range(300)}
 
 
+def test_a_stop_leaves_nothing_of_a_compaction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a store, too, that is too large to be compacted at a stop."""
+    monkeypatch.setattr(local, "STOP_BYTES_MAX", 0)
+    large(tmp_path / "data")
+    disk = Disk(tmp_path / "data")
+    engine = LocalEngine(disk)
+    engine.compact()
+    wait_until(lambda: disk.leftovers() != [], COMPACTION_S)
+    engine.close()
+    assert disk.leftovers() == []
+
+
 @pytest.mark.parametrize("damage", ["flipped", "cut", "deleted"])
 def test_a_compaction_that_finds_damage_takes_nothing_away(
     damage: str, engine: LocalEngine, tmp_path: Path

@@ -11,7 +11,7 @@ from awaited import Connect
 from harness import serving
 
 import zkv
-from zkv.endpoint import Endpoint, find, parse
+from zkv.endpoint import Endpoint, find, is_private, parse
 
 URLS = {
     "zkv://localhost": Endpoint("tcp://localhost:5757"),
@@ -25,6 +25,9 @@ URLS = {
     "tcp://[::1]:1": Endpoint("tcp://[::1]:1"),
     "ipc:///run/zkv": Endpoint("ipc:///run/zkv"),
 }
+
+PRIVATE = {"tcp://127.0.0.1:5757", "tcp://127.1.2.3:1", "tcp://[::1]:5757", "ipc:///run/zkv"}
+PUBLIC = {"tcp://0.0.0.0:5757", "tcp://[::]:5757", "tcp://192.0.2.1:1", "tcp://[fe80::1%eth0]:1"}
 
 WRONG = {
     "zkv://": ("host", "no host"),
@@ -50,13 +53,14 @@ WRONG = {
     "tcp://127.0.0.1:1?timeout=2": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1:0": ("endpoint", "neither tcp"),
-    "tcp://127.0.0.1:65536": ("endpoint", "neither tcp"),
+    "tcp://127.0.0.1:65536": ("port", "a port is 1 to 65535"),
+    "tcp://127.0.0.1:80a": ("endpoint", "neither tcp"),
     "tcp://::1:5757": ("endpoint", "neither tcp"),
     "tcp://*:5757": ("endpoint", "neither tcp"),
-    "ipc://": ("endpoint", "neither tcp"),
-    "ipc:///" + 107 * "x": ("endpoint", "neither tcp"),
-    "ipc://\ud800": ("endpoint", "neither tcp"),
-    "localhost:5757": ("endpoint", "neither tcp"),
+    "ipc://": ("endpoint", "1 to 107 bytes"),
+    "ipc:///" + 107 * "x": ("endpoint", "1 to 107 bytes"),
+    "ipc://\ud800": ("endpoint", "1 to 107 bytes"),
+    "localhost:5757": ("endpoint", "did you mean tcp://localhost:5757"),
 }
 
 
@@ -71,6 +75,11 @@ def test_what_is_wrong_in_a_url_is_named(url: str, connect: Connect) -> None:
     with pytest.raises(zkv.BadRequest, match=words) as raised:
         connect(url)
     assert raised.value.details["field"] == field
+
+
+@pytest.mark.parametrize("address", PRIVATE | PUBLIC)
+def test_an_address_that_others_reach_is_not_private(address: str) -> None:
+    assert is_private(address) == (address in PRIVATE)
 
 
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), "2", True], ids=repr)

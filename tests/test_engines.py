@@ -22,7 +22,7 @@ from zkv import values
 from zkv.engines import Call, Engine, compaction
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
-from zkv.errors import DiskFailed, NotFound, StartError, Unavailable, WrongType
+from zkv.errors import BadRequest, DiskFailed, NotFound, StartError, Unavailable, WrongType
 from zkv.operations import OPERATIONS
 
 PATIENCE_S = 30
@@ -287,6 +287,15 @@ class ForgetfulDisk(Disk):
     def close(self, handle: int) -> None:
         self._unsynced.pop(handle, None)
         super().close(handle)
+
+
+@pytest.mark.parametrize("fsync", ["maybe", "Always", "", None])
+def test_an_unknown_durability_is_refused(tmp_path: Path, fsync: Any) -> None:
+    """It would be none."""
+    with pytest.raises(BadRequest, match="always, interval, never") as raised:
+        LocalEngine(Disk(tmp_path / "data"), fsync=fsync)
+    assert raised.value.details == {"field": "fsync"}
+    assert not (tmp_path / "data").exists()
 
 
 def test_an_outcome_is_on_disk_before_it_is_told(tmp_path: Path) -> None:

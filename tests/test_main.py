@@ -21,9 +21,18 @@ import zmq
 from harness import EXIT_S, ServerProcess, ask, cut_room, raw_socket, serving, wait_until
 
 import zkv
+from zkv.engines.journal import name_of
 
 MIB = 2**20
 SCRIPT = Path(sys.executable).with_name("zkv-server")
+NOT_ENDPOINTS = (
+    "tcp://127.0.0.1",
+    "tcp://127.0.0.1:80a",
+    "tcp://127.0.0.1:99999",
+    "udp://127.0.0.1:1",
+    "zkv://127.0.0.1",
+    "nonsense",
+)
 SECRET = "a value that nobody may read in a log"
 
 
@@ -102,11 +111,24 @@ def test_help_tells_every_default_and_every_exit_code() -> None:
     assert codes == ["0", "2", "65", "69", "70", "73", "74", "75"]
 
 
-@pytest.mark.parametrize("options", [["--colour"], ["--workers", "0"], ["--fsync", "maybe"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--colour"],
+        ["--workers", "0"],
+        ["--workers", "x"],
+        ["--fsync", "maybe"],
+        ["--data", ""],
+        ["--check", ""],
+        ["--repair", ""],
+        *(["--listen", endpoint] for endpoint in NOT_ENDPOINTS),
+    ],
+)
 def test_a_wrong_option_is_refused(options: list[str], tmp_path: Path) -> None:
     done = run(*options, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert options[0] in done.stderr
+    assert f"zkv-server: error: argument {options[0]}" in done.stderr or len(options) == 1
+    assert f"{options[-1]!r}" in done.stderr or options[-1] in ("", "--colour")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,8 +186,8 @@ def test_an_address_in_use_is_exit_69(tmp_path: Path) -> None:
     assert_refused(done, 69, endpoint)
 
 
-@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1", "udp://127.0.0.1:1", "nonsense"])
-def test_an_endpoint_that_is_none_is_exit_69(tmp_path: Path, endpoint: str) -> None:
+def test_an_address_of_another_machine_is_exit_69(tmp_path: Path) -> None:
+    endpoint = "tcp://192.0.2.1:5757"  # RFC 5737: nobody's
     assert_refused(run("--data", tmp_path / "data", "--listen", endpoint), 69, endpoint)
 
 
@@ -275,6 +297,32 @@ def test_check_tells_of_a_torn_tail_and_leaves_it(crashed: Path) -> None:
     assert done.stdout.startswith(f"{crashed}: good, 3 keys, revision 3\n")
     assert f"{torn} bytes" in done.stdout
     assert content_of(crashed) == before
+
+
+@pytest.mark.parametrize("option", ["--check", "--repair"])
+@pytest.mark.parametrize("name", ["empty", "other"])
+def test_a_folder_without_a_store_is_not_said_to_be_good(
+    tmp_path: Path, option: str, name: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.png").write_bytes(b"no store")
+    before = content_of(tmp_path / name)
+    assert_refused(run(option, tmp_path / name), 73, tmp_path / name, "no store")
+    assert content_of(tmp_path / name) == before
+
+
+def test_what_cannot_be_repaired_is_not_sent_to_repair(tmp_path: Path) -> None:
+    (tmp_path / name_of(1)).write_text(20 * "nothing of zkv\n")
+    done = run("--repair", tmp_path)
+    assert_refused(done, 65, "no file of the folder has a header")
+    assert "--repair" not in done.stderr
+    assert_refused(run("--check", tmp_path), 65, f"zkv-server --repair {tmp_path}")
+
+
+def test_nobody_else_may_read_the_files(server: ServerProcess) -> None:
+    put_some(server)
+    assert {path.stat().st_mode & 0o777 for path in server.data.iterdir()} == {0o600}
 
 
 def test_check_does_not_make_a_folder(tmp_path: Path) -> None:

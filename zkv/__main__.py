@@ -13,20 +13,22 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import get_args
 
 from zkv import __version__, loading, logs, protocol
+from zkv.endpoint import DEFAULT_ENDPOINT, check_listen, is_private
 from zkv.engines.disk import Disk
+from zkv.engines.journal import Fsync
 from zkv.engines.local import LocalEngine
-from zkv.engines.recovery import recover
+from zkv.engines.recovery import holds_store, recover
 from zkv.engines.repair import repair
-from zkv.errors import AddressInUse, Damaged, DiskFailed, StartError
+from zkv.errors import AddressInUse, BadRequest, Damaged, DiskFailed, FolderUnusable, StartError
 from zkv.server import Server, keep_to_one_cpu
 from zkv.service import Service
 
 log = logging.getLogger("zkv.server")
 
 DEFAULT_DATA = "./zkv-data"
-DEFAULT_LISTEN = "tcp://127.0.0.1:5757"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_CRASHED = 70
 
@@ -36,16 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
     try:
-        if args.check is not None:
-            return _check(args.check or args.data)
-        if args.repair is not None:
-            return _repair(args.repair or args.data)
+        if args.check:
+            return _check(args.data if args.check is True else args.check)
+        if args.repair:
+            return _repair(args.data if args.repair is True else args.repair)
         return _serve(args)
-    except Damaged as error:
-        folder = args.check or args.data
-        hint = f"to go on with what is good: zkv-server --repair {folder}"
-        print(f"zkv-server: {error}; {hint}", file=sys.stderr)
-        return error.exit_code
     except StartError as error:
         print(f"zkv-server: {error}", file=sys.stderr)
         return error.exit_code
@@ -62,14 +59,19 @@ def _parser() -> argparse.ArgumentParser:
         "70 crashed, 73 data folder unusable, 74 disk failed, 75 data folder in use.",
     )
     parser.add_argument(
-        "--data", metavar="DIR", default=DEFAULT_DATA, help="data folder (default: %(default)s)"
+        "--data",
+        metavar="DIR",
+        type=_folder,
+        default=DEFAULT_DATA,
+        help="data folder (default: %(default)s)",
     )
     parser.add_argument(
         "--listen",
         metavar="ENDPOINT",
         action="append",
+        type=_endpoint,
         help="tcp://ADDRESS:PORT or ipc://PATH; may be given several times "
-        f"(default: {DEFAULT_LISTEN})",
+        f"(default: {DEFAULT_ENDPOINT})",
     )
     parser.add_argument(
         "--workers",
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fsync",
-        choices=("always", "interval", "never"),
+        choices=get_args(Fsync),
         default="always",
         help="when writes are synced to disk: before they are acknowledged (always, the default), "
         "once a second (interval), or when the system likes (never)",
@@ -104,15 +106,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--check",
         metavar="DIR",
+        type=_folder,
         nargs="?",
-        const="",
+        const=True,
         help="read every line of the data folder, change nothing, and exit",
     )
     parser.add_argument(
         "--repair",
         metavar="DIR",
+        type=_folder,
         nargs="?",
-        const="",
+        const=True,
         help="go on with whatever lines of a damaged folder are good, set the old files aside, "
         "say what was lost, and exit",
     )
@@ -120,17 +124,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _folder(text: str) -> str:
+    if not text:  # as of a variable that is not set; to Python it is the current folder
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _endpoint(text: str) -> str:
+    try:
+        check_listen(text)
+    except BadRequest as error:
+        raise argparse.ArgumentTypeError(error.message) from None
+    return text
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
+    return int(text)
+
+
+def _store_in(folder: str) -> Disk:
+    disk = Disk(folder)
+    if disk.folder.is_dir() and not holds_store(disk):
+        raise FolderUnusable(f"the folder {folder} holds no store of zkv")
+    return disk
 
 
 def _check(folder: str) -> int:
-    disk = Disk(folder)
-    with disk.lock(make=False), loading.shown(log) as on_progress:
-        found = recover(disk, on_progress)
+    disk = _store_in(folder)
+    try:
+        with disk.lock(make=False), loading.shown(log) as on_progress:
+            found = recover(disk, on_progress)
+    except Damaged as error:
+        raise _repairable(error, folder) from None
     print(f"{folder}: good, {len(found.table)} keys, revision {found.table.revision}")
     if found.tail and found.tail.torn_bytes:
         print(f"its last {found.tail.torn_bytes} bytes are a torn tail, to be set aside at start")
@@ -138,7 +165,7 @@ def _check(folder: str) -> int:
 
 
 def _repair(folder: str) -> int:
-    disk = Disk(folder)
+    disk = _store_in(folder)
     with disk.lock(make=False):
         done = repair(disk)
     for lost in done.lost:
@@ -154,20 +181,23 @@ def _serve(args: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _raise_file_limit()
     started = time.monotonic()
-    with loading.shown(log) as on_progress:
-        engine = LocalEngine(
-            Disk(args.data),
-            fsync=args.fsync,
-            on_failure=_exit_disk_failed,
-            on_progress=on_progress,
-        )
+    try:
+        with loading.shown(log) as on_progress:
+            engine = LocalEngine(
+                Disk(args.data),
+                fsync=args.fsync,
+                on_failure=_exit_disk_failed,
+                on_progress=on_progress,
+            )
+    except Damaged as error:
+        raise _repairable(error, args.data) from None
     gc.freeze()  # the data stays: later collections need not look through it
     service = Service(engine, __version__)
     if not args.any_cpu:
         keep_to_one_cpu()
     try:
         server = Server(
-            args.listen or [DEFAULT_LISTEN],
+            args.listen or [DEFAULT_ENDPOINT],
             service.handle,
             workers=args.workers,
             message_bytes_max=protocol.MESSAGE_BYTES_MAX,
@@ -183,6 +213,9 @@ def _serve(args: argparse.Namespace) -> int:
         f"loaded in {time.monotonic() - started:.2f} s",
         flush=True,
     )
+    for address in server.endpoints:
+        if not is_private(address):
+            log.warning("%s: whoever reaches it may read and change everything", address)
     if args.fsync != "always":
         log.warning(
             "--fsync %s: a power failure may take writes that were acknowledged", args.fsync
@@ -193,6 +226,10 @@ def _serve(args: argparse.Namespace) -> int:
     engine.close()
     log.info("stopped at revision %d", engine.revision)
     return 0
+
+
+def _repairable(error: Damaged, folder: str) -> Damaged:
+    return Damaged(f"{error}; to go on with what is good: zkv-server --repair {folder}")
 
 
 def _raise_file_limit() -> None:

@@ -8,6 +8,7 @@ is said on a connection.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import os
 import re
@@ -31,10 +32,10 @@ _SCHEME: Final = "zkv://"
 _IPC: Final = "ipc://"
 _PATH_BYTES_MAX: Final = 107
 """Of the name of a socket file: unix(7)."""
-_TCP: Final = re.compile(
-    r"tcp://([^][:/*]+|\[[^]]+\]):"
-    r"([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])"
-)
+_PORT_MAX: Final = 65_535
+_HOST: Final = r"[^][:/*]+|\[[^]]+\]"
+_TCP: Final = re.compile(rf"tcp://(?:{_HOST}):(?P<port>[1-9][0-9]*)")
+_TCP_HERE: Final = re.compile(rf"tcp://(?:{_HOST}|\*):(?:\*|(?P<port>0|[1-9][0-9]*))")
 _PROBE_S: Final = 0.2
 
 
@@ -76,9 +77,7 @@ def parse(text: str) -> Endpoint:
     if type(text) is not str:
         raise BadRequest(f"an endpoint must be a str, not {text!r}", field="endpoint")
     if not text.startswith(_SCHEME):
-        if not _is_address(text):
-            reason = "it is neither tcp://ADDRESS:PORT nor ipc://PATH nor a zkv:// URL"
-            raise _refusal(text, "endpoint", reason)
+        _check_address(text, _TCP, "tcp://ADDRESS:PORT nor ipc://PATH nor a zkv:// URL")
         return Endpoint(text)
     try:
         url = urlsplit(text)
@@ -88,11 +87,26 @@ def parse(text: str) -> Endpoint:
     if not host:
         raise _refusal(text, "host", "it names no host")
     if port == 0:
-        raise _refusal(text, "port", "a port is 1 to 65535")
+        raise _refusal(text, "port", f"a port is 1 to {_PORT_MAX}")
     if url.username is not None or url.path not in ("", "/") or url.fragment:
         raise _refusal(text, "path", "only a host, a port and a query may stand there")
     host = f"[{host}]" if ":" in host else host
     return Endpoint(f"tcp://{host}:{port or DEFAULT_PORT}", **_seconds(text, url.query))
+
+
+def check_listen(text: str) -> None:
+    """Raises BadRequest for what a server cannot be told to listen on.
+
+    Where a client names an address and a port, it may name * for every address of this
+    machine, and 0 or * for a port that is free.
+    """
+    _check_address(text, _TCP_HERE, "tcp://ADDRESS:PORT nor ipc://PATH")
+
+
+def is_private(address: str) -> bool:
+    """Whether only this machine reaches an endpoint that a server listens on."""
+    host = address.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    return address.startswith(_IPC) or ipaddress.ip_address(host).is_loopback
 
 
 def dial(address: str, timeout_s: float) -> socket.socket:
@@ -125,17 +139,28 @@ def unreachable(address: str) -> str:
     if listens is None:
         return f"nothing at {address} speaks ZeroMQ; nothing was sent"
     if listens:
-        return f"something listens at {address}, but it is no zkv server; nothing was sent"
+        return (
+            f"something listens at {address}, but does not greet as ZeroMQ does: it is no zkv "
+            "server, or one that hangs; nothing was sent"
+        )
     return f"nothing listens at {address}; nothing was sent"
 
 
-def _is_address(text: str) -> bool:
-    if not text.startswith(_IPC):
-        return _TCP.fullmatch(text) is not None
-    try:
-        return 0 < len(os.fsencode(text.removeprefix(_IPC))) <= _PATH_BYTES_MAX
-    except UnicodeError:
-        return False
+def _check_address(text: str, tcp: re.Pattern[str], forms: str) -> None:
+    if text.startswith(_IPC):
+        try:
+            size = len(os.fsencode(text.removeprefix(_IPC)))
+        except UnicodeError:
+            size = 0
+        if not 0 < size <= _PATH_BYTES_MAX:
+            raise _refusal(text, "endpoint", f"a PATH has 1 to {_PATH_BYTES_MAX} bytes")
+        return
+    found = tcp.fullmatch(text)
+    if found is None:
+        meant = f"; did you mean tcp://{text}?" if tcp.fullmatch(f"tcp://{text}") else ""
+        raise _refusal(text, "endpoint", f"it is neither {forms}{meant}")
+    if int(found["port"] or 0) > _PORT_MAX:
+        raise _refusal(text, "port", f"a port is 1 to {_PORT_MAX}")
 
 
 def _seconds(text: str, query: str) -> dict[str, float]:

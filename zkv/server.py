@@ -264,7 +264,7 @@ def _listen(clients: zmq.Socket[bytes], endpoint: str, message_bytes_max: int) -
         _refuse_ipc_in_use(endpoint)
         clients.bind(endpoint)
     except zmq.ZMQError as error:
-        raise OSError(error.errno, error.strerror, endpoint) from None
+        raise OSError(error.errno, zmq.strerror(error.errno or 0), endpoint) from None
     return clients.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 

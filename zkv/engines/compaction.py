@@ -58,7 +58,7 @@ def compact(disk: Disk, store: str, upto: int, on_bytes: OnBytes = line.ignore) 
 
 
 def clean(disk: Disk) -> None:
-    """Removes what a compaction that failed has left; raises OSError."""
+    """Removes what a compaction that failed, or was killed, has left; raises OSError."""
     for name in disk.leftovers():
         disk.unlink(name)
 
@@ -85,7 +85,7 @@ class Process:
         return Written(**json.loads(out))
 
     def kill(self) -> None:
-        """Ends it; what it has written so far goes at the next start."""
+        """Ends it; what it has written so far is left for `clean`, or the next start."""
         self._process.kill()
         self._process.communicate()
 

@@ -24,7 +24,7 @@ class Disk:
     def make(self) -> None:
         """Makes the folder, and makes that durable. Raises FolderUnusable."""
         try:
-            if not self.folder.is_dir():
+            if not self.folder.exists():
                 self.folder.mkdir(mode=0o700, parents=True)
                 _sync_folder(self.folder.absolute().parent)
             os.listdir(self.folder)
@@ -39,14 +39,13 @@ class Disk:
         The file is never unlinked: two processes could then each hold a lock on one. Unless
         it is to be made, a folder without one counts as unused.
         """
-        path = self._path("LOCK")
-        if not make and self.folder.is_dir() and not os.path.exists(path):
-            return open(os.devnull, "rb")
         try:
-            file = open(path, "ab")  # noqa: SIM115 - the lock outlives this call
+            if not make and "LOCK" not in self.names():
+                return open(os.devnull, "rb")
+            file = open(self._path("LOCK"), "ab", opener=_open_private)  # noqa: SIM115 - it stays
         except OSError as error:
             raise FolderUnusable(
-                f"the data folder {self.folder} cannot be written: {error.strerror}"
+                f"the data folder {self.folder} cannot be used: {error.strerror}"
             ) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,6 +134,10 @@ class Disk:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _sync_folder(folder: Path) -> None:

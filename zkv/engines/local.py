@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from zkv.engines import Call, Outcome, compaction, snapshot
 from zkv.engines.disk import Disk
@@ -21,7 +21,15 @@ from zkv.engines.journal import Fsync, Journal
 from zkv.engines.recovery import OnProgress, recover, settle
 from zkv.engines.sessions import SESSIONS_MAX
 from zkv.engines.space import Space
-from zkv.errors import Damaged, DiskFailed, Error, NotFound, RequestError, Unavailable
+from zkv.errors import (
+    BadRequest,
+    Damaged,
+    DiskFailed,
+    Error,
+    NotFound,
+    RequestError,
+    Unavailable,
+)
 from zkv.transaction import Commit, Completed, Entry, Transaction
 
 log = logging.getLogger(__name__)
@@ -77,6 +85,9 @@ class LocalEngine:
         self._lock = threading.Lock()
         self._closed = False
         self._wake = threading.Event()
+        if fsync not in get_args(Fsync):
+            known = ", ".join(get_args(Fsync))
+            raise BadRequest(f"fsync must be one of {known}, not {fsync!r}", field="fsync")
         disk.make()
         self._folder_lock = disk.lock()
         try:
@@ -149,6 +160,7 @@ class LocalEngine:
             if self._compaction is not None:
                 self._compaction.kill()
             self._journal.close()
+            compaction.clean(self._disk)  # of the one that was killed
             if 0 < self._journal.bytes <= STOP_BYTES_MAX - self._snapshot.bytes:
                 compaction.compact(self._disk, self.store, self._table.next_revision - 1)
         except _COMPACTION_ERRORS as error:

@@ -57,6 +57,12 @@ class Recovered(NamedTuple):
     snapshot: snapshot.Written
 
 
+def holds_store(disk: Disk) -> bool:
+    """Whether the folder has any file of a store, good or bad."""
+    files = disk.data_files(snapshot.PREFIX) + disk.data_files(journal.PREFIX)
+    return bool(files) or watermark.NAME in disk.names()
+
+
 def recover(disk: Disk, on_progress: OnProgress = lambda *_: None) -> Recovered:
     """Reads the folder and changes nothing.
 
