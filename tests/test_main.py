@@ -21,7 +21,6 @@ import zmq
 from harness import EXIT_S, ServerProcess, ask, cut_room, raw_socket, serving, wait_until
 
 import zkv
-from zkv.engines.journal import name_of
 
 MIB = 2**20
 SCRIPT = Path(sys.executable).with_name("zkv-server")
@@ -310,14 +309,6 @@ def test_a_folder_without_a_store_is_not_said_to_be_good(
     before = content_of(tmp_path / name)
     assert_refused(run(option, tmp_path / name), 73, tmp_path / name, "no store")
     assert content_of(tmp_path / name) == before
-
-
-def test_what_cannot_be_repaired_is_not_sent_to_repair(tmp_path: Path) -> None:
-    (tmp_path / name_of(1)).write_text(20 * "nothing of zkv\n")
-    done = run("--repair", tmp_path)
-    assert_refused(done, 65, "no file of the folder has a header")
-    assert "--repair" not in done.stderr
-    assert_refused(run("--check", tmp_path), 65, f"zkv-server --repair {tmp_path}")
 
 
 def test_nobody_else_may_read_the_files(server: ServerProcess) -> None:

@@ -15,7 +15,7 @@ import pytest
 from harness import EXIT_S, cut_room, serving, wait_until
 
 import zkv
-from zkv.engines import journal, local
+from zkv.engines import journal, line, local
 from zkv.engines.disk import Disk
 
 SERVERS = 50
@@ -62,6 +62,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def segment(data: Path, number: int) -> Path:
     return data / Disk(data).data_files(journal.PREFIX)[number]
+
+
+def store_of(data: Path) -> str:
+    return str(line.peek(segment(data, 0).read_bytes().splitlines()[0])["store"])
 
 
 def replace(path: Path, old: bytes, new: bytes) -> int:
@@ -166,6 +170,36 @@ def test_repair_goes_on_behind_a_line_of_another_kind_of_file(data: Path) -> Non
         assert contents(store) == {f"key:{n}": n for n in range(1, 10)}
 
 
+@pytest.mark.parametrize("kind", ["journal", "snapshot"])
+def test_a_line_that_is_whole_and_makes_no_sense_is_damage_and_costs_only_itself(
+    kind: str, data: Path
+) -> None:
+    """Its CRC is good, so no crash has torn it, also where it is the last."""
+    last = kind == "journal"
+    path = segment(data, 1) if last else data / Disk(data).data_files("snapshot-")[0]
+    n = 9 if last else 2
+    (old,) = [line for line in path.read_bytes().splitlines(True) if b'"key:%d"' % n in line]
+    fields = line.peek(old)
+    del fields["crc"]
+    nans = {"$m": [[{"$f": "nan"}, 1], [{"$f": "nan"}, 2]]}
+    fields |= {"put": {f"key:{n}": nans}} if last else {"value": nans}
+    at = replace(path, old, line.seal(fields, line.seed_of(store_of(data))))
+    done = server("--check", str(data))
+    assert done.code == 65
+    assert (
+        f"{path.name}: not a line of zkv at byte {at}: two keys of a map are equal" in done.err[0]
+    )
+    assert server("--repair", str(data)).out[0].startswith(f"lost: {path.name}: not a line of zkv")
+    with zkv.open(data) as store:
+        assert contents(store) == {f"key:{n}": n for n in range(1, 10) if n != (9 if last else 2)}
+
+
+def test_repair_leaves_a_good_folder_alone(data: Path) -> None:
+    before = files_of(data)
+    assert server("--repair", str(data)) == (0, [f"{data}: good, nothing to repair"], [])
+    assert files_of(data) == before
+
+
 @pytest.mark.parametrize("gone", ["journal", "snapshot"])
 def test_repair_says_which_revisions_are_missing(gone: str, data: Path) -> None:
     if gone == "journal":
@@ -196,10 +230,11 @@ def test_repair_gives_out_no_revision_again(data: Path) -> None:
 
 
 def test_repair_of_a_folder_without_a_store(tmp_path: Path) -> None:
-    (tmp_path / "journal-00000000000000000001.jsonl").write_bytes(b"no store\n")
+    (tmp_path / "journal-00000000000000000001.jsonl").write_bytes(20 * b"no store\n")
     before = files_of(tmp_path)
     done = server("--repair", str(tmp_path))
     assert done.code == 65
+    assert "--repair" not in done.err[0]  # it has just been tried
     assert before.items() <= files_of(tmp_path).items()
 
 

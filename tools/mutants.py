@@ -253,6 +253,23 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "two nans may be keys of a map",
+        "zkv/values.py",
+        " or sum([key != key for key in distinct]) > 1",
+        "",
+        ("tests/test_values.py::test_a_nan_equals_a_nan_whatever_its_payload",),
+    ),
+    Mutant(
+        "a whole line that makes no sense is a torn tail",
+        "zkv/engines/recovery.py",
+        "                except ValueError as error:  # its CRC is good: it is not torn",
+        "                except KeyError as error:",
+        (
+            "tests/test_operators.py::"
+            "test_a_line_that_is_whole_and_makes_no_sense_is_damage_and_costs_only_itself",
+        ),
+    ),
+    Mutant(
         "the watermark ignored",
         "zkv/engines/recovery.py",
         "    if revision < mark.revision:",

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import get_args
 
 from zkv import __version__, loading, logs, protocol
@@ -167,6 +168,10 @@ def _check(folder: str) -> int:
 def _repair(folder: str) -> int:
     disk = _store_in(folder)
     with disk.lock(make=False):
+        with suppress(Damaged):
+            recover(disk)
+            print(f"{folder}: good, nothing to repair")
+            return 0
         done = repair(disk)
     for lost in done.lost:
         print(f"lost: {lost}")

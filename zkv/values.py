@@ -202,22 +202,26 @@ _unpack_json_array = msgspec.msgpack.Decoder(list[_Json]).decode  # type: ignore
 
 
 def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Refuses what Python would merge in silence: 1, 1.0 and true are one key to a dict."""
+    """Refuses what Python would merge in silence, 1, 1.0 and true are one key to a dict; and
+    what it would not merge before it has been in JSON, nan and nan.
+    """
     try:
         distinct = dict(pairs)
     except TypeError:
         raise ValueError("a map key must not be an array or a map") from None
-    if len(distinct) < len(pairs):
-        raise ValueError("two keys of a map are equal (1, 1.0 and true count as equal)")
+    if len(distinct) < len(pairs) or sum([key != key for key in distinct]) > 1:
+        raise ValueError("two keys of a map are equal (1, 1.0 and true are, nan is to nan)")
     return distinct
 
 
 def _ordered(value: Value) -> Value:
+    """The same for equal values: maps in one order, and nan without a payload."""
     if type(value) is list:
         return [_ordered(item) for item in value]
     if type(value) is dict:
-        return {key: _ordered(value[key]) for key in sorted(value, key=pack)}
-    return value
+        pairs = [(_ordered(key), _ordered(item)) for key, item in value.items()]
+        return dict(sorted(pairs, key=lambda pair: pack(pair[0])))
+    return math.nan if value != value else value
 
 
 _CONTAINERS = frozenset((list, dict))

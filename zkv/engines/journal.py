@@ -109,7 +109,10 @@ def replay(record: Record[Any], table: Table, *, tagged: bool = True) -> None:
     """
     revision, expires = record.rev, record.expires
     for key, plain in record.put.items():
-        packed = values.pack(values.from_json(plain) if tagged else plain)
+        try:
+            packed = values.pack(values.from_json(plain) if tagged else plain)
+        except (TypeError, OverflowError) as error:
+            raise ValueError(str(error)) from None
         table.load(key, packed, revision, None if expires is None else expires.get(key))
     for key in record.delete:
         table.drop(key)

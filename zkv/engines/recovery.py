@@ -187,7 +187,10 @@ def _replay(
                     f"{name}: revision {record.rev} at byte {offset}, where {expected} should stand"
                 )
             if expected > table.revision:
-                journal.replay(record, table, tagged=values.TAG_MARK in one)
+                try:
+                    journal.replay(record, table, tagged=values.TAG_MARK in one)
+                except ValueError as error:  # its CRC is good: it is not torn
+                    raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error}") from None
             offset += len(one)
             expected += 1
     except ValueError:

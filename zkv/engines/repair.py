@@ -41,14 +41,20 @@ def repair(disk: Disk) -> Repaired:
     used = 0
     for name in snapshots[-1:]:
         table.revision = snapshot.revision_of(name)
-        saved = _good_records(disk, name, store, lost, snapshot.Record[Any])
-        snapshot.take(table, name, saved)
+        for saved in _good_records(disk, name, store, lost, snapshot.Record[Any]):
+            try:
+                snapshot.take(table, name, [saved])
+            except Damaged as error:
+                lost.append(str(error))
     for name in segments:
-        for record, _, _ in _good_records(disk, name, store, lost, journal.Record[Any]):
+        for record, _, offset in _good_records(disk, name, store, lost, journal.Record[Any]):
             used = max(used, record.reserved or 0)
             if record.batch and record.rev > table.revision:
                 _note_gap(table.revision, record.rev, lost)
-                journal.replay(record, table)
+                try:
+                    journal.replay(record, table)
+                except ValueError as error:
+                    lost.append(f"{name}: not a line of zkv at byte {offset}: {error}")
             elif record.end is not None and record.rev >= table.revision:
                 _note_gap(table.revision, record.rev + 1, lost)
                 table.revision = record.reserved or record.rev

@@ -165,7 +165,7 @@ def take(table: Table, name: str, records: Iterable[tuple[Record[Any], bytes, in
                 put(record.key, pack(value), record.version, record.expires)
             elif record.session is not None:
                 table.sessions.remember(sessions.from_json(record.session), record.rev)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise Damaged(f"{name}: not a line of zkv at byte {offset}: {error}") from None
 
 
