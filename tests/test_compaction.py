@@ -107,6 +107,16 @@ def test_writers_go_on_while_another_process_compacts(tmp_path: Path) -> None:
     assert contents(recover(disk).table) == written
 
 
+def test_a_file_of_the_current_folder_is_no_module_of_a_compaction(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "uuid.py").write_text("raise SystemExit('taken from the current folder')")
+    (tmp_path / "heapq.py").write_text("raise SystemExit('taken from the current folder')")
+    monkeypatch.chdir(tmp_path)
+    compact(engine)
+    assert engine.info()["compaction_error"] is None
+
+
 def test_a_journal_that_outgrows_its_snapshot_is_compacted(
     engine: LocalEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import zmq
+from awaited import BOTH, Connect
 from crash_disk import CrashDisk
-from harness import call, serving, wait_until
+from harness import ask, call, raw_socket, serving, wait_until
 
 import zkv
 from zkv import values
@@ -204,6 +206,17 @@ def test_a_compaction_leaves_the_journal_its_room(monkeypatch: pytest.MonkeyPatc
     engine.close()
 
 
+def test_what_fails_once_ends_no_keeper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would sync nothing any more, while writes are acknowledged."""
+    monkeypatch.setattr(local, "TICK_S", 0.01)
+    disk = FaultDisk("free_bytes", 2, errno.EIO, for_good=False)
+    engine = LocalEngine(disk, fsync="interval", compactor=compaction.Inline)
+    wait_until(lambda: disk.calls > 2)
+    engine.execute([call("put", key="k", value=1)])
+    wait_until(lambda: recover(without_power(disk)).table.revision == 1)
+    engine.close()
+
+
 @contextmanager
 def failing(process: subprocess.Popen[str], inject: str) -> Iterator[None]:
     """Has system calls of a running process fail."""
@@ -268,6 +281,53 @@ def fill(store: zkv.Store, prefix: str) -> dict[str, int]:
             key = f"{prefix}:{len(written)}"
             written[key] = store.put(key, "x" * 50_000)
     return written
+
+
+@pytest.mark.parametrize(
+    "request_of_session",
+    [
+        {"op": "txn", "then": [{"op": "get", "key": "large"}]},
+        {"op": "put", "key": "large", "value": "y", "return_old": True},
+    ],
+    ids=["get", "old"],
+)
+def test_a_reply_that_is_kept_takes_room_as_well(
+    small_disk: Path, request_of_session: dict[str, Any]
+) -> None:
+    """Else the journal would run into the full disk, and with it even a delete."""
+    with serving(small_disk) as server, raw_socket(zmq.REQ, server.endpoint) as socket:
+        large = {"op": "put", "key": "large", "value": "x" * 2**20}
+        codes = []
+        for seq in range(1, 30):
+            codes.append(ask(socket, large).get("error"))
+            in_session = {**request_of_session, "session": "s", "seq": seq}
+            codes.append(ask(socket, in_session).get("error"))
+        assert codes[0] is codes[1] is None
+        assert set(codes) == {None, "no_space"}
+        assert ask(socket, {"op": "delete", "key": "large"})["ok"]
+
+
+def test_a_value_that_is_much_larger_in_json_takes_as_much_room(small_disk: Path) -> None:
+    with serving(small_disk) as server, zkv.Client(server.endpoint) as store:
+        with suppress(zkv.NoSpace):
+            for number in range(100):
+                store.put(f"{number}", "\1" * 2**20)  # in JSON \\u0001
+        assert 0 < store.count() < 4
+        assert store.put("small", [False] * 1000) > 0
+        store.delete("0")
+
+
+@pytest.mark.parametrize("connect", BOTH.values(), ids=BOTH)
+def test_what_a_full_disk_refuses_takes_no_new_session(small_disk: Path, connect: Connect) -> None:
+    with serving(small_disk) as server, connect(server.endpoint) as store:
+        fill(store, "first")
+        before = store.info()
+        for _ in range(20):
+            with pytest.raises(zkv.NoSpace):
+                store.put("more", "x" * 2**20)
+        after = store.info()
+        assert after["sessions"] == before["sessions"] == 1
+        assert after["revision"] == before["revision"]
 
 
 def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> None:

@@ -22,8 +22,17 @@ from zkv import values
 from zkv.engines import Call, Engine, compaction
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
-from zkv.errors import BadRequest, DiskFailed, NotFound, StartError, Unavailable, WrongType
+from zkv.errors import (
+    BadRequest,
+    DiskFailed,
+    NotFound,
+    Stale,
+    StartError,
+    Unavailable,
+    WrongType,
+)
 from zkv.operations import OPERATIONS
+from zkv.requests import Session
 
 PATIENCE_S = 30
 BRIEFLY_S = 0.2
@@ -246,6 +255,19 @@ def test_nothing_tells_of_what_is_not_on_disk(stalled: Stalled) -> None:
     stalled.disk.going.set()
     for one in waiting:
         assert one.result(PATIENCE_S)[-1].revision == 2
+
+
+def test_a_session_tells_nothing_of_what_is_not_on_disk(stalled: Stalled) -> None:
+    """Not even that it is past a request."""
+    latest, stale = (
+        Call(OPERATIONS["put"], put("k").args, Session("s", seq, False)) for seq in (2, 1)
+    )
+    writing = stalled.start(latest)
+    refused = stalled.start(stale)
+    assert not wait([writing, refused], BRIEFLY_S, "FIRST_COMPLETED").done
+    stalled.disk.going.set()
+    assert writing.result(PATIENCE_S)[0].revision == 3
+    assert isinstance(refused.result(PATIENCE_S)[0].result, Stale)
 
 
 def test_all_that_waits_for_a_sync_shares_the_next(stalled: Stalled) -> None:

@@ -68,7 +68,9 @@ class Process:
 
     def __init__(self, disk: Disk, store: str, upto: int) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, os.fspath(disk.folder), store, str(upto)],
+            # -P, or a file of the current folder could stand in for a module
+            [sys.executable, "-P", "-c", _PROGRAM, os.fspath(disk.folder), store, str(upto)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             stdin=subprocess.PIPE,  # ends when this process does
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -24,9 +24,7 @@ class Disk:
     def make(self) -> None:
         """Makes the folder, and makes that durable. Raises FolderUnusable."""
         try:
-            if not self.folder.exists():
-                self.folder.mkdir(mode=0o700, parents=True)
-                _sync_folder(self.folder.absolute().parent)
+            make_folder(self.folder, exist_ok=True)
             os.listdir(self.folder)
         except OSError as error:
             raise FolderUnusable(
@@ -134,6 +132,16 @@ class Disk:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+
+def make_folder(folder: Path, *, exist_ok: bool) -> None:
+    """Makes a folder and those above it, each for its owner alone, and makes them durable."""
+    if exist_ok and folder.exists():
+        return
+    if not folder.absolute().parent.exists():
+        make_folder(folder.absolute().parent, exist_ok=True)
+    folder.mkdir(mode=0o700)
+    _sync_folder(folder.absolute().parent)
 
 
 def _open_private(path: str, flags: int) -> int:

@@ -11,13 +11,13 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, get_args
 
 from zkv.engines import Call, Outcome, compaction, snapshot
 from zkv.engines.disk import Disk
-from zkv.engines.journal import Fsync, Journal
+from zkv.engines.journal import Fsync, Journal, record_line
 from zkv.engines.recovery import OnProgress, recover, settle
 from zkv.engines.sessions import SESSIONS_MAX
 from zkv.engines.space import Space
@@ -31,6 +31,7 @@ from zkv.errors import (
     Unavailable,
 )
 from zkv.transaction import Commit, Completed, Entry, Transaction
+from zkv.values import Packed
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,9 @@ SEGMENTS_MAX: Final = 16
 
 LINE_BYTES: Final = 1024
 """What a change may take on disk beside its value: about so much."""
+
+JSON_TIMES_MAX: Final = 8
+"""How much larger JSON is than msgpack at most: {false: false} has 3 bytes, and then 23."""
 
 STOP_BYTES_MAX: Final = 64 * 2**20
 """A store no larger than this is compacted at each clean stop, so that stopping is quick."""
@@ -127,7 +131,7 @@ class LocalEngine:
             "journal_bytes": self._journal.bytes,
             "snapshot_bytes": self._snapshot.bytes,
             "snapshot_revision": self._snapshot.revision,
-            "compacting": self._compacting or self._compaction_wanted,
+            "compacting": self._compaction_wanted or self._compacting,  # in turn, as it is set
             "compaction_error": self._compaction_error,
         }
 
@@ -145,7 +149,8 @@ class LocalEngine:
         """A part of the snapshot at this revision, and the size of all; raises NotFound."""
         name = snapshot.name_of(revision)
         try:
-            return self._disk.read(name, offset, bytes_max), self._disk.size(name)
+            size = self._disk.size(name)
+            return self._disk.read(name, min(offset, size), bytes_max), size
         except FileNotFoundError:
             raise NotFound(f"there is no snapshot of revision {revision}") from None
 
@@ -199,13 +204,20 @@ class LocalEngine:
             try:
                 known = sessions.recall(session.id, session.seq, session.retry)
             except Error as error:
-                return Outcome(error, self._journal.confirmed)
+                return Outcome(error, self._table.revision)  # of which a session may tell
             if known is not None:
                 return Outcome(*known)
         try:
             result = call.run(t, call.args)
-            if t.size:  # deletions by themselves find space; JSON is larger than msgpack
-                self._space.take(2 * t.size + LINE_BYTES * len(t.changes))
+            if session is not None:
+                completed = Completed(session.id, session.seq, result)
+                commit = Commit(t.revision, now, t.changes, completed)
+                self._take_space(commit, t.size + _kept_bytes(result))
+            elif t.changes:
+                commit = Commit(t.revision, now, t.changes)
+                self._take_space(commit, t.size)
+            else:
+                return Outcome(result, self._true_of(t))
         except BaseException as error:  # even SystemExit: the client waits for an answer
             revision = self._true_of(t)
             if session is not None and isinstance(error, RequestError):
@@ -213,14 +225,14 @@ class LocalEngine:
                 failure = type(error)(error.message, **error.details)
                 sessions.remember(Completed(session.id, session.seq, failure), revision)
             return Outcome(error, revision)
-        if session is not None:
-            completed = Completed(session.id, session.seq, result)
-            self._commit(Commit(t.revision, now, t.changes, completed))
-        elif t.changes:
-            self._commit(Commit(t.revision, now, t.changes))
-        else:
-            return Outcome(result, self._true_of(t))
+        self._commit(commit)
         return Outcome(result, t.revision)
+
+    def _take_space(self, commit: Commit, size: int) -> None:
+        """Raises NoSpace for so many bytes of values; deletions by themselves find space."""
+        if size:
+            at_most = JSON_TIMES_MAX * size + LINE_BYTES * len(commit.changes)
+            self._space.take(at_most, lambda: len(record_line(commit, 0, 0)))
 
     def _commit(self, commit: Commit) -> None:
         self._table.apply(commit)
@@ -240,17 +252,24 @@ class LocalEngine:
         while not self._closed:
             self._wake.wait(TICK_S)
             self._wake.clear()
-            try:
-                with self._lock:
-                    self._sweep(self._clock())
-                    self._space.measure()
-                    revision = self._table.revision
-                self._journal.confirm(revision)
-                self._journal.tick()
-                self._tend_compaction()
-            except Exception as error:
-                self._on_failure(error)
-                return
+            for step in (self._expire, self._measure, self._journal.tick, self._tend_compaction):
+                try:
+                    step()
+                except DiskFailed as error:
+                    self._on_failure(error)
+                    return
+                except Exception as error:  # the other steps do not depend on it
+                    log.error("to be tried again in a moment: %r", error, exc_info=error)
+
+    def _expire(self) -> None:
+        with self._lock:
+            self._sweep(self._clock())
+            revision = self._table.revision
+        self._journal.confirm(revision)
+
+    def _measure(self) -> None:
+        with self._lock:
+            self._space.measure()
 
     def _tend_compaction(self) -> None:
         """Starts a compaction when it is time for one, and takes note of one that is done."""
@@ -282,3 +301,8 @@ class LocalEngine:
         outgrown = self._journal.bytes > max(self._snapshot.bytes, JOURNAL_BYTES_MIN)
         due = outgrown and time.monotonic() > self._compact_not_before
         return due or self._compaction_wanted
+
+
+def _kept_bytes(result: Mapping[str, Any]) -> int:
+    """Of the values in a reply, which its session keeps; what else it holds is small."""
+    return sum([len(it) for it in result.values() if type(it) is Packed])

@@ -41,11 +41,15 @@ class Space:
         self._free = (room(self._disk) - self._journal_bytes()) // 2
         self._left = min(self._free, _STEP_BYTES)
 
-    def take(self, size: int) -> None:
-        """Counts so many bytes as written; raises NoSpace when they must not be."""
-        self._left -= size
+    def take(self, at_most: int, exactly: Callable[[], int]) -> None:
+        """Counts so many bytes as written; raises NoSpace when they must not be.
+
+        How many they are is asked only where `at_most` is too much.
+        """
+        self._left -= at_most
         if self._left < 0:
             self.measure()
+            size = at_most if at_most <= self._free else exactly()
             self._left -= size
             if self._free < size:
                 raise NoSpace(
