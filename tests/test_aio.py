@@ -173,6 +173,40 @@ def test_what_is_given_up_leaves_no_socket_open() -> None:
         wait_until(lambda: opened() <= before)
 
 
+def test_what_is_cancelled_leaves_no_socket_open_and_does_not_hold_up_the_end() -> None:
+    """However silent the server."""
+
+    async def main(endpoint: str) -> None:
+        async with zkv.aio.Client(endpoint, timeout_s=0.3, resend_after_s=0.05) as client:
+            for _ in range(10):
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(client.get("k"), 0.02)
+                await asyncio.sleep(0.1)
+            assert len(os.listdir("/proc/self/fd")) < before + 20
+            with pytest.raises(zkv.Timeout):
+                await client.get("k")
+
+    with raw_socket(zmq.DEALER, "inproc://nowhere") as socket:
+        port = socket.bind_to_random_port("tcp://127.0.0.1")
+        before = len(os.listdir("/proc/self/fd"))
+        asyncio.run(main(f"tcp://127.0.0.1:{port}"))
+
+
+def test_what_is_cancelled_before_it_could_be_sent_takes_no_room(unused: str) -> None:
+    async def main() -> None:
+        async with zkv.aio.Client(unused, timeout_s=60, exactly_once=False) as client:
+            for _ in range(20):
+                tasks = [asyncio.create_task(client.put("k", n)) for n in range(50)]
+                await asyncio.sleep(0)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            assert len(os.listdir("/proc/self/fd")) < before + 20
+
+    before = len(os.listdir("/proc/self/fd"))
+    asyncio.run(main())
+
+
 def test_what_is_cancelled_before_it_could_be_sent_is_not_sent(unused: str, tmp_path: Path) -> None:
     async def main() -> None:
         async with zkv.aio.Client(unused, timeout_s=60, exactly_once=False) as client:

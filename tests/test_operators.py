@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,13 +10,14 @@ import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from harness import EXIT_S, cut_room, serving, wait_until
 
 import zkv
-from zkv.engines import journal, line, local
+from zkv import backup
+from zkv.engines import disk, journal, line, local
 from zkv.engines.disk import Disk
 
 SERVERS = 50
@@ -297,15 +299,79 @@ def test_a_backup_never_touches_a_folder_that_is_there(data: Path, tmp_path: Pat
 
 
 def test_a_backup_after_a_failed_compaction(data: Path, tmp_path: Path) -> None:
-    """The failure of before is no failure of this one."""
+    """The failure of before is no failure of this one, nor is its folder in the way."""
     with zkv.open(data) as store:
         path = segment(data, 0)
         text = path.read_bytes()
         path.write_bytes(b"")
         with pytest.raises(zkv.ServerError, match="cannot make a snapshot"):
-            store.backup(tmp_path / "first")
+            store.backup(tmp_path / "copy")
+        assert not (tmp_path / "copy").exists()
         path.write_bytes(text)
-        assert store.backup(tmp_path / "second") == 9
+        assert store.backup(tmp_path / "copy") == 9
+
+
+@pytest.mark.parametrize(("error", "raised"), [("no space", zkv.ServerError), (None, zkv.Timeout)])
+def test_a_backup_of_a_store_without_a_snapshot_ends(
+    tmp_path: Path, error: str | None, raised: type[Exception]
+) -> None:
+    """An empty one is at revision 0, as if there were a snapshot of it."""
+
+    def read(op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        if op == "read_snapshot":
+            raise zkv.NotFound("there is no snapshot of revision 0")
+        none = {"revision": 0, "snapshot_revision": 0, "compacting": False}
+        return {**none, "compaction_error": error}
+
+    with pytest.raises(raised):
+        backup.backup(read, tmp_path / "copy", timeout_s=0.2)
+    assert not (tmp_path / "copy").exists()
+
+
+@pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "5"], ids=repr)
+def test_a_backup_has_seconds(data: Path, tmp_path: Path, timeout_s: Any) -> None:
+    with zkv.open(data) as store, pytest.raises(zkv.BadRequest, match="timeout_s") as raised:
+        store.backup(tmp_path / "copy", timeout_s=timeout_s)
+    assert raised.value.details == {"field": "timeout_s"}
+    assert not (tmp_path / "copy").exists()
+
+
+def test_behind_the_end_of_a_snapshot_there_is_nothing(data: Path) -> None:
+    with zkv.open(data) as store:
+        engine = store._engine
+        size = engine.read_snapshot(3, 0, 1)[1]
+        assert (
+            engine.read_snapshot(3, size, 1) == engine.read_snapshot(3, 2**64 - 1, 1) == (b"", size)
+        )
+
+
+def test_a_fork_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
+    """Else what the parent is acknowledged would be gone."""
+    with zkv.open(tmp_path / "data") as store:
+        store.put("before", 1)
+        if not (child := os.fork()):
+            refused = 0
+            try:
+                store.put("child", 1)
+            except zkv.BadRequest:
+                refused = 1
+            store.close()
+            os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+        store.put("after", 2)
+    with zkv.open(tmp_path / "data") as store:
+        assert contents(store) == {"before": 1, "after": 2}
+
+
+def test_a_new_folder_is_durable_and_so_are_those_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(disk, "_sync_folder", synced.append)
+    Disk(tmp_path / "a" / "b" / "c").make()
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    Disk(tmp_path / "a" / "b" / "c").make()
+    assert len(synced) == 3
 
 
 def test_of_many_servers_on_one_folder_one_serves(data: Path) -> None:

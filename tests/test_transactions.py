@@ -310,6 +310,14 @@ class TestBlock:
         assert raised.value.details["index"] == 1
         assert list(store.keys()) == [A]
 
+    def test_it_is_sent_once(self, store: zkv.Store) -> None:
+        block = store.transaction()
+        with block:
+            block.incr(A)
+        with pytest.raises(zkv.BadRequest, match="has been sent"), block:
+            block.incr("b")
+        assert list(store.items()) == [zkv.Item(A, 2, 2)]
+
     def test_nothing_but_puts_is_one_revision(self, store: zkv.Store) -> None:
         with store.transaction() as block:
             block.put(A, 2)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +212,34 @@ def greet_late(connection: socket.socket) -> None:
     time.sleep(0.15)
     connection.sendall(READY)
     exactly(connection, ASKED)
+
+
+@pytest.mark.parametrize("said", [PING, b"\2"], ids=["commands", "a byte at a time"])
+def test_a_peer_that_says_little_but_often_has_no_more_time(said: bytes) -> None:
+    def drip(connection: socket.socket) -> None:
+        greet(connection)
+        request(connection)
+        with suppress(OSError):  # the client has gone
+            for _ in range(40):
+                connection.sendall(said)
+                time.sleep(0.05)
+
+    with peer(drip) as endpoint:
+        link = Link(endpoint, 5)
+        with pytest.raises(TimeoutError):
+            link.ask(b"?", 0.3)
+        link.close()
+
+
+def test_a_peer_that_greets_little_by_little_has_no_more_time() -> None:
+    def drip(connection: socket.socket) -> None:
+        with suppress(OSError):
+            for n in range(len(GREETING)):
+                connection.sendall(GREETING[n : n + 1])
+                time.sleep(0.05)
+
+    with peer(drip) as endpoint, pytest.raises(TimeoutError):
+        Link(endpoint, 0.3)
 
 
 def test_nothing_is_sent_when_its_time_is_over() -> None:

@@ -20,8 +20,8 @@ from zkv import backup, plans
 from zkv.block import READS, Fields, Plan, Txn
 from zkv.dealer import Dealer, connect
 from zkv.endpoint import find, unreachable
-from zkv.errors import BadRequest, CannotConnect, RequestError
-from zkv.exchange import Session, Steps, exchange
+from zkv.errors import BadRequest, CannotConnect, Error
+from zkv.exchange import Session, Steps, did_nothing, exchange
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -196,11 +196,12 @@ class Client:
         self._calls += 1
         try:
             reply = await self._carry(exchange(self, session, op, fields, writes=writes))
-        except RequestError:
-            self._sessions.append(session)
-            raise
         except CannotConnect:
             raise CannotConnect(await asyncio.to_thread(unreachable, self.endpoint)) from None
+        except Error as error:
+            if did_nothing(error):
+                self._sessions.append(session)
+            raise
         finally:
             self._calls -= 1
             if self._closed:

@@ -6,13 +6,15 @@ A snapshot file never changes, so parts that are fetched one after the other fit
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zkv.engines import snapshot
-from zkv.engines.disk import Disk
+from zkv.engines.disk import Disk, make_folder
 from zkv.engines.recovery import recover
 from zkv.errors import BadRequest, NotFound, ServerError, Timeout
 
@@ -27,39 +29,41 @@ def backup(read: Read, folder: str | os.PathLike[str], *, timeout_s: float = 600
 
     A server can serve it, and `zkv.open` can open it. The store serves meanwhile. Raises
     BadRequest if the folder cannot be made, Timeout or ServerError if no snapshot comes
-    about, and Damaged if the copy does not read well.
+    about, and Damaged if the copy does not read well; then there is no such folder.
     """
+    if not (isinstance(timeout_s, int | float) and timeout_s > 0):
+        raise BadRequest(
+            f"timeout_s must be seconds, more than 0, not {timeout_s!r}", field="timeout_s"
+        )
     folder = Path(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        make_folder(folder, exist_ok=False)
     except OSError as error:
         raise BadRequest(f"cannot make the folder {folder}: {error.strerror}") from None
-    deadline = time.monotonic() + timeout_s
-    wanted = read("info", {})["revision"]
-    read("compact", {})
-    while True:
-        revision = _wait_for_snapshot(read, wanted, deadline)
-        try:
-            _fetch(read, Disk(folder), revision)
-            break
-        except NotFound:  # a newer one has taken its place
-            continue
-    recover(Disk(folder))
-    Disk(folder.absolute().parent).sync_folder()
+    try:
+        revision = _copy(read, Disk(folder), time.monotonic() + timeout_s)
+        recover(Disk(folder))
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
     return revision
 
 
-def _wait_for_snapshot(read: Read, wanted: int, deadline: float) -> int:
-    while True:
+def _copy(read: Read, disk: Disk, deadline: float) -> int:
+    wanted = read("info", {})["revision"]
+    read("compact", {})
+    while time.monotonic() < deadline:
         info = read("info", {})
-        revision: int = info["snapshot_revision"]
-        if revision >= wanted and not info["compacting"]:
-            return revision
-        if info["compaction_error"] and not info["compacting"]:
-            raise ServerError(f"the server cannot make a snapshot: {info['compaction_error']}")
-        if time.monotonic() > deadline:
-            raise Timeout("the server did not make a snapshot in time")
+        if not info["compacting"]:
+            if info["compaction_error"]:
+                raise ServerError(f"the server cannot make a snapshot: {info['compaction_error']}")
+            revision: int = info["snapshot_revision"]
+            with suppress(NotFound):  # a newer one has taken its place
+                if revision >= wanted:
+                    _fetch(read, disk, revision)
+                    return revision
         time.sleep(_POLL_S)
+    raise Timeout("the server did not make a snapshot in time")
 
 
 def _fetch(read: Read, disk: Disk, revision: int) -> None:

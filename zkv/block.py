@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Final, Protocol, Self, TypeVar
 
-from zkv.errors import Conflict, RequestError
+from zkv.errors import BadRequest, Conflict, RequestError
 from zkv.fields import ABSENT
 from zkv.requests import OPS
 
@@ -86,6 +86,7 @@ class Txn(Ops):
         self.results: list[Fields] = []
         self.revision = 0
         self._checks: list[Fields] = []
+        self._sent = False
 
     def check(
         self,
@@ -99,7 +100,10 @@ class Txn(Ops):
         self._checks.append({"key": key, **condition_fields(version, exists, value)})
 
     def commit(self) -> Plan[Self]:
-        """Sends it, and is then what has its results."""
+        """Sends it, once, and is then what has its results."""
+        if self._sent:
+            raise BadRequest("the block has been sent; make another with transaction()")
+        self._sent = True
         if self._puts and not self._ops and not self._checks:
             with suppress(RequestError):  # a txn says which one is at fault
                 return (yield from self._put_many())

@@ -14,8 +14,8 @@ from typing import Final
 
 from zkv.block import Fields
 from zkv.endpoint import find, unreachable
-from zkv.errors import BadRequest, CannotConnect, RequestError
-from zkv.exchange import MANY_FRAMES, Nothing, Peer, Session, Steps, exchange, not_zkv
+from zkv.errors import BadRequest, CannotConnect, Error
+from zkv.exchange import MANY_FRAMES, Nothing, Peer, Session, Steps, did_nothing, exchange, not_zkv
 from zkv.store import Store
 from zkv.zmtp import Link, NotZeroMQ
 
@@ -75,11 +75,11 @@ class Client(Store):
             reply = connection.carry(exchange(self, connection.session, op, fields, writes=writes))
             spoiled = False
             return reply
-        except RequestError:
-            spoiled = False
-            raise
         except CannotConnect:
             raise CannotConnect(unreachable(self.endpoint)) from None
+        except Error as error:
+            spoiled = not did_nothing(error)
+            raise
         finally:
             if spoiled:  # a reply may yet come, to nobody
                 connection.close()
@@ -109,23 +109,23 @@ class _Connection:
 
     def carry(self, steps: Steps) -> Fields:
         """Goes through the steps of a request; returns its reply or raises its error."""
+        deadline = time.monotonic() + self._peer.timeout_s
         try:
             body, wait_s = next(steps)
             while True:
-                body, wait_s = steps.send(self._attempt(body, wait_s))
+                body, wait_s = steps.send(self._attempt(body, wait_s, deadline))
         except StopIteration as end:
             reply: Fields = end.value
             return reply
 
-    def _attempt(self, body: bytes, wait_s: float) -> bytes | memoryview | Nothing:
+    def _attempt(self, body: bytes, wait_s: float, deadline: float) -> bytes | memoryview | Nothing:
         link = self._link
         if link is None or link.has_ended():
             self.close()
-            until = time.monotonic() + wait_s
-            link = self._link = self._connect(until)
+            link = self._link = self._connect(deadline)
             if link is None:
                 return Nothing.SENT
-            wait_s = until - time.monotonic()
+            wait_s = min(wait_s, deadline - time.monotonic())
             if wait_s <= 0:
                 return Nothing.SENT
         try:

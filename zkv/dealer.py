@@ -77,8 +77,9 @@ class Dealer:
             return await call.reply
         finally:
             self._waiting -= 1
-            if self.silent and not self._waiting:
-                self.close()
+            if call.heard_before is None:  # cancelled before it was sent
+                self._take(number)
+            self._close_if_done()
 
     def _send(self) -> None:
         """Sends what waits for it, as far as the socket takes it."""
@@ -86,9 +87,7 @@ class Dealer:
         while unsent:
             call = self._calls.get(unsent[0])
             if call is None:
-                pass  # given up
-            elif call.reply.done():  # cancelled
-                self._take(unsent[0])
+                pass  # given up, or cancelled
             else:
                 try:
                     send(unsent[0], _MORE | _NOW)
@@ -138,6 +137,11 @@ class Dealer:
             self.silent = True
         if not call.reply.done():
             call.reply.set_result(Nothing.CAME if sent else Nothing.SENT)
+        self._close_if_done()  # a call that was cancelled does not wait for it
+
+    def _close_if_done(self) -> None:
+        if self.silent and not self._waiting:
+            self.close()
 
 
 class _Call:

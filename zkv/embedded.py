@@ -13,6 +13,7 @@ from zkv.block import Fields
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync
 from zkv.engines.local import LocalEngine
+from zkv.errors import BadRequest
 from zkv.service import Service
 from zkv.store import Store
 
@@ -22,6 +23,7 @@ class Embedded(Store):
 
     Any number of threads may share it. Opening raises a StartError; after the disk has
     failed every method raises Unavailable. Close it, or use it as a context manager.
+    A fork cannot use it, and need not close it: it is its parent's.
     """
 
     def __init__(
@@ -29,11 +31,15 @@ class Embedded(Store):
     ) -> None:
         self._engine = LocalEngine(Disk(folder), fsync=fsync)
         self._service = Service(self._engine, version)
+        self._pid = os.getpid()
 
     def close(self) -> None:
         """Brings everything to disk and frees the folder; a second call does nothing."""
-        self._engine.close()
+        if self._pid == os.getpid():
+            self._engine.close()
 
     def _request(self, op: str, fields: Fields, *, writes: bool) -> Fields:
+        if self._pid != os.getpid():
+            raise BadRequest("the store is open in the process that this one was forked from")
         body = protocol.encode_request(op, fields)
         return protocol.decode_reply(self._service.handle([body])[0])

@@ -17,7 +17,15 @@ from typing import Final, Protocol
 
 from zkv import protocol
 from zkv.block import Fields
-from zkv.errors import CannotConnect, DataLost, Error, ProtocolError, RequestError, Timeout
+from zkv.errors import (
+    CannotConnect,
+    DataLost,
+    Error,
+    ProtocolError,
+    RequestError,
+    ServerError,
+    Timeout,
+)
 from zkv.requests import OPS
 
 
@@ -49,8 +57,13 @@ class Peer(Protocol):
     """The highest that a reply was true of."""
 
 
+def did_nothing(error: Error) -> bool:
+    """Whether a reply has said that the request failed without effect."""
+    return isinstance(error, RequestError | ServerError) and error.outcome_known
+
+
 class Session:
-    """Numbers writes, one at a time. After a failure other than a RequestError it is done with.
+    """Numbers writes, one at a time. After a failure that may have had an effect it is done with.
 
     A resent first request of an unknown session is refused, as it may have run before. So a
     session is opened by a request without effect, and then is known.

@@ -6,6 +6,7 @@ What a request may hold is in `requests` and `fields`, what an operation does in
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -39,6 +40,8 @@ LIMITS: Final = {
 }
 """What `info` tells of them."""
 
+_TOO_MANY: Final = re.compile(r"(\d+) exceeds max_(?:array|map)_len")  # as msgpack says it
+
 _PLAIN_DECODERS: Final = [msgspec.msgpack.Decoder(kind) for kind in requests.PLAIN_REQUESTS]
 
 
@@ -67,6 +70,12 @@ def decode_map(body: bytes) -> dict[str, Any]:
             "a str in the request is not UTF-8 (send bytes as bin)", field=_field_not_utf8(body)
         ) from None
     except ValueError as error:
+        if found := _TOO_MANY.match(str(error)):
+            raise BadRequest(
+                f"an array or map has {found[1]} items, the limit is {values.ITEMS_MAX}",
+                limit=values.ITEMS_MAX,
+                size=int(found[1]),
+            ) from None
         raise BadRequest(f"the body is not one msgpack value: {_reason(error)}") from None
     if type(fields) is not dict:
         raise BadRequest("the body is not a msgpack map")
@@ -82,9 +91,9 @@ def check_id(given: Any) -> None:
 def encode_request(op: str, fields: Mapping[str, Any]) -> bytes:
     """The body of a request; raises BadRequest for what msgpack cannot carry, and TooLarge."""
     try:
-        body = values.pack({"op": op, **fields})
-    except (TypeError, ValueError, OverflowError) as error:
-        raise BadRequest(f"msgpack cannot carry this: {error}", field="value") from None
+        body = values.pack_any({"op": op, **fields})
+    except (TypeError, ValueError, OverflowError):
+        raise _not_msgpack(fields) from None
     if len(body) > MESSAGE_BYTES_MAX:
         raise _too_large(body)
     return body
@@ -138,6 +147,23 @@ def _too_large(body: bytes) -> TooLarge:
         limit=MESSAGE_BYTES_MAX,
         size=len(body),
     )
+
+
+def _not_msgpack(fields: Mapping[str, Any]) -> BadRequest:
+    """Why a request cannot be packed, and the first field that is at fault."""
+    for name, given in fields.items():
+        try:
+            values.pack_any(given)
+        except UnicodeEncodeError:
+            reason = "a str in it is not Unicode text: it has half of a surrogate pair"
+        except OverflowError:
+            reason = f"an int in it is not {values.INT_MIN}..{values.INT_MAX}"
+        except (TypeError, ValueError) as error:
+            reason = str(error)
+        else:
+            continue
+        return BadRequest(f"{name} cannot be sent: {reason}", field=name)
+    return BadRequest("the request cannot be sent")  # its values change while they are packed
 
 
 def _reason(error: ValueError) -> str:

@@ -56,11 +56,13 @@ class NotZeroMQ(OSError):
 class Link:
     """A connection on which one request and one reply take turns.
 
-    Seconds are what a single step of the other end may take. Whatever fails raises OSError,
-    TimeoutError or NotZeroMQ for instance, and then the connection is of no more use.
+    Seconds are what all of it may take, however slowly the other end speaks. Whatever fails
+    raises OSError, TimeoutError or NotZeroMQ for instance, and then the connection is of no
+    more use.
     """
 
     def __init__(self, address: str, timeout_s: float) -> None:
+        self._until = perf_counter() + timeout_s
         self._ahead = b""  # received, and not yet looked at
         self._kept = bytearray()
         self._timeout_s = timeout_s
@@ -86,9 +88,8 @@ class Link:
 
         They must not be used any more when the next request is sent.
         """
-        if timeout_s != self._timeout_s:
-            self._socket.settimeout(timeout_s)
-            self._timeout_s = timeout_s
+        self._until = perf_counter() + timeout_s
+        self._wait_at_most(timeout_s)
         head = _head(0, len(body))
         if len(body) <= _SHORT_BYTES:
             self._socket.sendall(head + body, _NO_SIGPIPE)
@@ -107,6 +108,12 @@ class Link:
             return [data[2:]]
         self._ahead = data
         return self._message()
+
+    def _wait_at_most(self, timeout_s: float) -> None:
+        """What the next step may take; to set it is a system call."""
+        if timeout_s != self._timeout_s:
+            self._socket.settimeout(timeout_s)
+            self._timeout_s = timeout_s
 
     def _look(self, began: float) -> None:
         """Waits a while for the reply, without sleeping; others go first."""
@@ -155,6 +162,10 @@ class Link:
         self._ahead = b""
         missing = data[len(ahead) :]
         while missing:
+            left_s = self._until - perf_counter()
+            if left_s <= 0:
+                raise TimeoutError("the other end takes too long")
+            self._wait_at_most(left_s)
             received = self._socket.recv_into(missing)
             if not received:
                 raise _ended()
