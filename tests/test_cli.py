@@ -496,10 +496,34 @@ def test_version_and_help(run: Run) -> None:
     assert b"\nExit codes: 0 done, " in out
 
 
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("lsit", "list"), ("GET", "get"), ("set", "put"), ("del", "delete"), ("keys", "list")],
+)
+def test_what_may_be_meant_by_a_word_that_is_no_command(run: Run, word: str, meant: str) -> None:
+    code, out, err = run(word, "k")
+    assert (code, out) == (2, b"")
+    assert err.endswith(f"no such command: {word} (did you mean {meant}?)\n".encode())
+
+
+def test_of_an_unknown_argument_the_usage_of_its_command_is_shown(run: Run) -> None:
+    code, out, err = run("put", "a", "1", "--tll", "3")
+    assert (code, out) == (2, b"")
+    assert err.startswith(b"usage: zkv-client put KEY")
+    assert err.endswith(b"zkv-client put: error: no such argument: --tll 3\n")
+
+
+def test_an_endpoint_of_the_environment_is_named_as_such(run: Run) -> None:
+    code, out, err = run("ping", endpoint="foo")
+    assert (code, out) == (2, b"")
+    assert b"error: $ZKV_ENDPOINT: cannot use the endpoint 'foo'" in err
+
+
 def test_put_on_a_condition_and_for_a_time(run: Run) -> None:
     assert run("put", "once", "1", "--if-version", "0") == Ended(0, b"", b"")
     ended = run("put", "once", "2", "--if-version", "0")
-    assert ended == Ended(4, b"", b"zkv-client: the version is not the expected one\n")
+    assert (ended.code, ended.out) == (4, b"")
+    assert re.fullmatch(rb"zkv-client: once exists already, with version \d+\n", ended.err)
     assert run("delete", "once", "--if-version", "99").code == 4
     assert run("put", "once", "3", "--ttl", "0.001").code == 0
     assert run("get", "once").code == 3

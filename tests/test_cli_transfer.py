@@ -152,7 +152,7 @@ BAD_LINES = [
     ('{"key":"","value":1}', "key must be a str of 1..1024 bytes"),
     (f'{{"key":"{"k" * 1025}","value":1}}', "key has 1025 bytes, the limit is 1024"),
     ('{"key":"k","value":18446744073709551616}',
-     "msgpack cannot carry this: Integer value out of range"),
+     "value cannot be sent: an int in it is not -9223372036854775808..18446744073709551615"),
     ('{"key":"k","value":' + "[" * 600 + "]" * 600 + "}", "the value nests too deep"),
     ('{"key":"k","value":"\udcff"}',
      "'utf-8' codec can't decode byte 0xff in position 20: invalid start byte"),
@@ -236,6 +236,29 @@ def test_load_goes_on_after_what_is_bad_and_names_it(
     assert re.fullmatch(r"loaded 1102 keys in \d+\.\d\d s", said[3])
     assert said[4:] == [f"zkv-client: {file}: 3 could not be loaded and were left out"]
     assert (store.count("k"), store.get("a"), store.get("b")) == (1100, 1, 2)
+
+
+@pytest.mark.parametrize("first", ['{"key":"a"}', "{}", '{"key":"a","value":', '{"key":"a","va'])
+@pytest.mark.parametrize("blank", ["", "\n\n"])
+def test_load_goes_on_after_a_first_line_that_is_bad(
+    run: Run, store: zkv.Client, first: str, blank: str
+) -> None:
+    good = '{"key":"b","value":1}\n\n{"key":"c","value":2}\n'
+    code, _, err = run("load", "--skip-bad", stdin=f"{blank}{first}\n{blank}{good}".encode())
+    said = err.decode().splitlines()
+    assert (code, len(said)) == (1, 3)
+    assert said[0].startswith(f"zkv-client: stdin:{1 + len(blank)}: ")
+    assert said[1].startswith("loaded 2 keys")
+    assert store.get_many(["a", "b", "c"]) == {"b": 1, "c": 2}
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":1}', '{"a":1}\n\n', '\n{\n\n"a":\n1}', '{"a":[\n{"key":"k","value":1}\n]}']
+)
+def test_one_object_may_stand_on_many_lines(run: Run, store: zkv.Client, text: str) -> None:
+    assert run("load", stdin=text.encode()).code == 0
+    assert store.get("a") == json.loads(text)["a"]
+    assert store.count() == 1
 
 
 def test_load_with_nothing_to_skip_exits_with_0(run: Run, store: zkv.Client) -> None:

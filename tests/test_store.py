@@ -4,6 +4,7 @@ pass it, add to `STORES` how one is opened.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from awaited import Connect, connect_awaited
 from harness import serving
 
 import zkv
+from zkv import protocol
 from zkv.store import Store
 
 Open = Callable[[], Store]
@@ -91,6 +93,42 @@ def test_what_msgpack_cannot_carry_is_refused(store: Store, value: Any) -> None:
     with pytest.raises(zkv.BadRequest):
         store.put("a", value)
     assert store.put("a", 1) == store.item("a").version
+
+
+class Interrupted(list[Any]):
+    """A list of somebody's own: in the middle of it, another request is made."""
+
+    def __iter__(self) -> Iterator[Any]:
+        self.other = protocol.encode_request("put", {"key": "other", "value": "put meanwhile"})
+        return super().__iter__()
+
+
+def test_a_value_that_runs_python_gets_into_no_other(store: Store) -> None:
+    value = Interrupted([1, 2])
+    store.put("k", value)
+    assert store.get("k") == [1, 2]
+    other = protocol.decode_map(value.other)
+    assert other == {"op": "put", "key": "other", "value": "put meanwhile"}
+
+
+@pytest.mark.parametrize(
+    ("ask", "field", "words"),
+    [
+        (lambda store: store.put("\ud800", 1), "key", "surrogate"),
+        (lambda store: store.put("k", "\ud800"), "value", "surrogate"),
+        (lambda store: store.put("k", 2**64), "value", r"an int in it is not -9223372036854775808"),
+        (lambda store: store.put("k", 1, ttl=2**64), "ttl", "an int"),
+        (lambda store: store.put("k", object()), "value", "object"),
+        (lambda store: store.incr("k", 2**64), "by", "an int"),
+        (lambda store: store.count("\udcff"), "prefix", "surrogate"),
+    ],
+)
+def test_the_field_that_cannot_be_sent_is_named(
+    store: Store, ask: Callable[[Store], Any], field: str, words: str
+) -> None:
+    with pytest.raises(zkv.BadRequest, match=f"^{field} cannot be sent: .*{words}") as raised:
+        ask(store)
+    assert raised.value.details["field"] == field
 
 
 def test_each_write_has_the_next_version(store: Store) -> None:
@@ -211,6 +249,50 @@ def test_a_conflict_tells_the_version_and_changes_nothing(
         store.expire("a", 1, if_version=version + 1)
     assert store.item("a") == zkv.Item("a", 1, version)
     assert store.put("a", 2) == version + 1
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda store: store.put("k", 2, if_version=99), r"k has version \d+, not 99"),
+        (lambda store: store.put("k", 2, if_value=7), "k has another value"),
+        (lambda store: store.create("k", 2), r"k exists already, with version \d+"),
+        (lambda store: store.replace("none", 2), "no such key: none"),
+        (lambda store: store.delete("none", if_version=1), "no such key: none"),
+    ],
+)
+def test_a_conflict_says_which_key_is_how(
+    store: Store, ask: Callable[[Store], Any], sentence: str
+) -> None:
+    store.put("k", 1)
+    with pytest.raises(zkv.Conflict, match=f"^{sentence}$"):
+        ask(store)
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "sentence"),
+    [
+        (lambda store: store.incr("text"), zkv.WrongType, "the value of text is not a number"),
+        (lambda store: store.incr("large", 1), zkv.Overflow, "large would be beyond 64 bits"),
+        (lambda store: store.put_many({"": 1}), zkv.BadRequest, r"items\[''\]: the key must be"),
+        (lambda store: store.put_many({7: 1}), zkv.BadRequest, r"items\['7'\]: the key must be"),
+        (lambda store: store.put_many({"k" * 1025: 1}), zkv.TooLarge, "the key has 1025 bytes"),
+        (lambda store: store.get_many("abc"), zkv.BadRequest, "keys must be several"),
+        (lambda store: store.delete_many("abc"), zkv.BadRequest, "keys must be several"),
+        (lambda store: store.put("k", 1, ttl=math.nan), zkv.BadRequest, "ttl must .*, not nan"),
+        (
+            lambda store: store.put("k", [0] * 131_073),
+            zkv.BadRequest,
+            "an array or map has 131073 items, the limit is 131072",
+        ),
+    ],
+)
+def test_an_error_names_what_is_wrong(
+    store: Store, ask: Callable[[Store], Any], error: type[zkv.Error], sentence: str
+) -> None:
+    store.put_many({"text": "x", "large": 2**64 - 1})
+    with pytest.raises(error, match=sentence):
+        ask(store)
 
 
 def test_a_conflict_on_a_missing_key_tells_version_0(store: Store) -> None:

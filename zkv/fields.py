@@ -72,7 +72,7 @@ PLAIN_SESSION: Final = Annotated[str, Meta(min_length=1, max_length=TOKEN_BYTES_
 def check_key(name: str, given: Any) -> str:
     if type(given) is str and 0 < len(given) <= KEY_BYTES_MAX // 4:  # no character has more
         return given
-    if not given:
+    if given == "":
         raise BadRequest(f"{name} must be a str of 1..{KEY_BYTES_MAX} bytes", field=name)
     return check_prefix(name, given)
 
@@ -106,7 +106,8 @@ def check_flag(name: str, given: Any) -> bool:
 def check_number(name: str, given: Any) -> int | float:
     if type(given) is int or (type(given) is float and math.isfinite(given)):
         return given
-    raise BadRequest(f"{name} must be an int or a finite float, not {_kind(given)}", field=name)
+    found = f"{given}" if type(given) is float else _kind(given)
+    raise BadRequest(f"{name} must be an int or a finite float, not {found}", field=name)
 
 
 def check_ttl(name: str, given: Any) -> int | float:
@@ -128,7 +129,8 @@ def check_version(name: str, given: Any) -> int:
 
 def check_conditions(name: str, given: Any) -> dict[str, Any]:
     if type(given) is not dict or not given:
-        raise BadRequest(f"{name} must be a map with {', '.join(_CONDITIONS)}", field=name)
+        known = ", ".join(_CONDITIONS)
+        raise BadRequest(f"{name} must be a map with at least one of {known}", field=name)
     checked = {}
     for condition, wanted in given.items():
         check = _CONDITIONS.get(condition)
@@ -167,7 +169,15 @@ def check_items(name: str, given: Any) -> dict[str, bytes]:
     if type(given) is not dict:
         raise BadRequest(f"{name} must be a map, not {_kind(given)}", field=name)
     _check_count(name, given)
-    return {check_key(name, key): check_value(name, value) for key, value in given.items()}
+    items = {}
+    for key, value in given.items():
+        try:
+            check_key("the key", key)
+            items[key] = check_value(name, value)
+        except RequestError as error:
+            details = {**error.details, "field": name}
+            raise type(error)(f"{name}[{quoted(str(key))}]: {error.message}", **details) from None
+    return items
 
 
 def check_array(name: str, given: Any) -> list[Any]:

@@ -82,8 +82,8 @@ def incr(t: Transaction, args: Arguments) -> Fields:
     entry = t.find(args.key)
     number = args.initial if entry is None else values.unpack(entry.packed)
     if type(number) not in (int, float):
-        raise WrongType("the value is not a number")
-    packed = values.pack(_in_range(number + args.by))
+        raise WrongType(f"the value of {args.key} is not a number")
+    packed = values.pack(_in_range(args.key, number + args.by))
     entry = t.put(args.key, packed, None if entry is None else entry.deadline)
     return {"value": Packed(packed), "version": entry.version}
 
@@ -157,8 +157,19 @@ def _check(t: Transaction, args: Arguments) -> None:
         entry = t.find(args.key)
         failing = _failing(entry, args.if_)
         if failing is not None:
-            version = 0 if entry is None else entry.version
-            raise Conflict(f"the {failing} is not the expected one", version=version)
+            raise _conflict(args.key, entry, failing, args.if_[failing])
+
+
+def _conflict(key: str, entry: Entry | None, failing: str, wanted: Any) -> Conflict:
+    if entry is None:
+        return Conflict(f"no such key: {key}", version=0)
+    if failing == "value":
+        sentence = f"{key} has another value"
+    elif failing == "version" and wanted:
+        sentence = f"{key} has version {entry.version}, not {wanted}"
+    else:
+        sentence = f"{key} exists already, with version {entry.version}"
+    return Conflict(sentence, version=entry.version)
 
 
 def _failing(entry: Entry | None, conditions: Mapping[str, Any]) -> str | None:
@@ -182,9 +193,9 @@ def _with_old(fields: Fields, args: Arguments, old: Entry | None) -> Fields:
     return fields
 
 
-def _in_range(number: int | float) -> int | float:
+def _in_range(key: str, number: int | float) -> int | float:
     if not (
         values.INT_MIN <= number <= values.INT_MAX if type(number) is int else math.isfinite(number)
     ):
-        raise Overflow("the result is beyond 64 bits, or not a finite float")
+        raise Overflow(f"{key} would be beyond 64 bits, or not a finite float")
     return number

@@ -22,7 +22,7 @@ from zkv.block import (
     incr_fields,
     put_fields,
 )
-from zkv.errors import NotFound
+from zkv.errors import BadRequest, NotFound
 from zkv.fields import ABSENT
 
 T = TypeVar("T")
@@ -190,7 +190,7 @@ def compact() -> Plan[None]:
 
 def get_many(keys: Iterable[str]) -> Plan[dict[str, Any]]:
     """The values of those keys that exist, of up to 1,024, at one moment."""
-    asked = list(keys)
+    asked = _several(keys)
     entries = (yield "get_many", {"keys": asked}, READS)["entries"]
     return {key: entry[0] for key, entry in zip(asked, entries, strict=True) if entry}
 
@@ -209,7 +209,7 @@ def delete_many(keys: Iterable[str]) -> Plan[int]:
     Raises NotFound if one does not exist, and then removes none.
     """
     txn = Txn()
-    for key in keys:
+    for key in _several(keys):
         txn.delete(key)
     return (yield from txn.commit()).revision
 
@@ -257,3 +257,9 @@ def _conditions(version: int | None, exists: bool | None = None, value: Any = AB
 
 _SELF: Final = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 _RESULT: Final = re.compile(r"^(?:Iterator\[Plan\[list\[(?=.*\]{3}$)|Plan\[)(.*?)\]+$")
+
+
+def _several(keys: Iterable[str]) -> list[str]:
+    if isinstance(keys, str):  # whose characters would be taken for keys
+        raise BadRequest("keys must be several, not one str", field="keys")
+    return list(keys)

@@ -274,7 +274,7 @@ OPS: Final[dict[str, Op]] = {
         {"version": "the version that was removed", "old": "what was there, if return_old"},
         writes=True,
         sometimes=("old",),
-        errors=("conflict", "not_found"),
+        errors=("conflict", "not_found", "no_space"),
     ),
     "incr": Op(
         "adds to a number",

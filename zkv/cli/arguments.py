@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -280,7 +279,7 @@ def connect(args: argparse.Namespace, *, timeout_s_max: float = math.inf) -> Cli
 def defaults(stdin: BinaryIO | None) -> argparse.Namespace:
     """What COMMON is when nothing is given; `stdin` is what a command may read."""
     return argparse.Namespace(
-        endpoint=os.environ.get(VARIABLE) or DEFAULT_ENDPOINT,
+        endpoint=None,
         timeout=None,
         form=None,
         stdin=stdin,

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from itertools import chain
@@ -39,29 +40,48 @@ def read(name: str, source: BinaryIO) -> Iterator[Entry | BadEntry]:
     A line that is no entry comes as a BadEntry, which says where, and the next lines come
     after it. Raises BadEntry for what is neither form.
     """
-    lines = ((number, line) for number, line in enumerate(source, 1) if line.strip())
-    first = next(lines, None)
-    if first is None:
-        return
-    if _is_one_object(first[1], lines):
-        yield from _members(name, first[0], first[1] + source.read())
-    else:
-        for number, line in chain([first], lines):
+    begin: list[bytes] = []
+    full: list[bytes] = []
+    for line in source:
+        begin.append(line)
+        if line.strip():
+            full.append(line)
+        if len(full) == 2:
+            break
+    if full and _begins_object(full[0], alone=len(full) == 1):
+        data = b"".join(begin) + source.read()
+        try:
+            yield from _members(name, data)
+            return
+        except BadEntry:
+            if not any(map(_is_entry, io.BytesIO(data))):
+                raise
+        begin, source = [], io.BytesIO(data)  # lines, of which the first is cut short
+    for number, line in enumerate(chain(begin, source), 1):
+        if line.strip():
             try:
                 yield _entry(f"{name}:{number}", line)
             except BadEntry as error:
                 yield error
 
 
-def _is_one_object(line: bytes, further: Iterator[Any]) -> bool:
-    """Whether a first line is an object's beginning, or all there is of one."""
+def _begins_object(line: bytes, *, alone: bool) -> bool:
+    """Whether a first line is the beginning of one object, or, if it is alone, all of it."""
     try:
         plain = json_text.parse(line.decode())
     except json.JSONDecodeError as error:
         return json_text.is_cut_short(error)
     except ValueError:
         return False
-    return type(plain) is dict and not plain.keys() >= ENTRY_FIELDS and next(further, None) is None
+    return alone and type(plain) is dict and not plain.keys() >= ENTRY_FIELDS
+
+
+def _is_entry(line: bytes) -> bool:
+    """Whether it is a good line of JSON Lines."""
+    try:
+        return isinstance(_entry("", line), Entry)
+    except BadEntry:
+        return False
 
 
 def _entry(where: str, line: bytes) -> Entry:
@@ -80,13 +100,13 @@ def _entry(where: str, line: bytes) -> Entry:
         raise BadEntry(f"{where}: the value nests too deep") from None
 
 
-def _members(name: str, number: int, data: bytes) -> Iterator[Entry]:
+def _members(name: str, data: bytes) -> Iterator[Entry]:
     try:
         members = json_text.parse(data.decode())
         if type(members) is not dict:
             raise ValueError("neither JSON Lines nor one JSON object")
     except json.JSONDecodeError as error:
-        where = f"{name}:{number + error.lineno - 1}" if error.doc else name
+        where = f"{name}:{error.lineno}" if error.doc else name
         raise BadEntry(f"{where}: {_reason(error)}") from None
     except ValueError as error:
         raise BadEntry(f"{name}: {error}") from None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Container, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
+from zkv.cli import exits
 from zkv.cli.arguments import COMMANDS, COMMON
 from zkv.cli.command import Command, Settings, usage
 
@@ -14,6 +16,7 @@ DESCRIPTION: Final = (
     "Talks to a zkv server. Without a COMMAND it is a shell on a terminal, and else reads "
     "commands from standard input, one a line."
 )
+HELP: Final = "help lists the commands"
 EPILOG: Final = (
     "Exit codes: 0 done, 1 any other error, 2 usage, 3 no such key, 4 conflict, 5 no reply in "
     "time (a write may or may not have taken effect), 6 cannot connect, 130 interrupted, "
@@ -21,18 +24,23 @@ EPILOG: Final = (
 )
 
 
+_ELSEWHERE: Final = {
+    "set": "put", "del": "delete", "rm": "delete", "keys": "list", "scan": "list", "mget": "list",
+    "incrby": "incr", "ttl": "expire", "dbsize": "count", "flushall": "clear", "save": "compact",
+}  # fmt: skip
+"""What commands are called in redis-cli and in etcdctl."""
+
+
 def parser(
     prog: str = PROG, *, required: bool = False, needed: Container[str] = COMMANDS
-) -> argparse.ArgumentParser:
+) -> _Parser:
     """The parser of the whole command line; `command` is then a key of COMMANDS, or None.
 
     Of the commands only those that are `needed` have their arguments: it saves 2 ms.
     It is to be handed `arguments.defaults`: the options of COMMON have none of their own, so
     that they may stand before the command and behind it.
     """
-    parser = argparse.ArgumentParser(
-        prog=prog, description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False
-    )
+    parser = _Parser(prog=prog, description=DESCRIPTION, epilog=EPILOG, allow_abbrev=False)
     _add(parser, COMMON)
     words = parser.add_subparsers(dest="command", metavar="COMMAND", required=required)
     for name, command in COMMANDS.items():
@@ -44,22 +52,21 @@ def parser(
             description=f"{command.about[0].upper()}{command.about[1:]}.",
             allow_abbrev=False,
         )
+        parser.commands[name] = word
         if name in needed:
             _add(word, command.arguments, command)
             _add(word, COMMON)
     return parser
 
 
-def parse(
-    parser: argparse.ArgumentParser, words: Sequence[str], given: argparse.Namespace
-) -> argparse.Namespace:
+def parse(parser: _Parser, words: Sequence[str], given: argparse.Namespace) -> argparse.Namespace:
     """The arguments in some words, on top of those that are given.
 
     -x stands for a last argument that is -, which is standard input. argparse cannot do this:
     a positional argument that may be left out takes no word behind an option. Nor does it see
     a word that is not UTF-8, or make anything of a second --.
     """
-    for word in (*words, given.endpoint):
+    for word in words:
         try:
             word.encode()
         except UnicodeEncodeError:
@@ -67,10 +74,36 @@ def parse(
     end = words.index("--") if "--" in words else len(words)
     if "-x" in words[:end]:
         words = [word for at, word in enumerate(words) if word != "-x" or at > end] + ["-"]
-    args = parser.parse_args(words, given)
+    args, unknown = parser.parse_known_args(words, given)
+    if unknown:
+        parser.commands.get(args.command, parser).error(f"no such argument: {' '.join(unknown)}")
     if [] in vars(args).values():
         parser.error("-- cannot be an argument")
     return args
+
+
+def no_such_command(word: str) -> str:
+    """What is said of a word that is no command."""
+    import difflib  # 5 ms, for a mistake only
+
+    near = difflib.get_close_matches(word.lower(), [*COMMANDS, *_ELSEWHERE], n=1)
+    meant = f"did you mean {_ELSEWHERE.get(near[0], near[0])}?" if near else HELP
+    return f"no such command: {word} ({meant})"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Knows its `commands`, and says what may be meant by a word that is none."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands: dict[str, argparse.ArgumentParser] = {}
+
+    def error(self, message: str) -> NoReturn:
+        if found := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
+            message = no_such_command(found[1])
+        if not self.prog:  # of the shell: each command has a usage of its own
+            self.exit(exits.USAGE, f"{PROG}: {message}\n")
+        super().error(message)
 
 
 def _add(

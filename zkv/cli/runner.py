@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from zkv import Client
 from zkv.cli import exits
 from zkv.cli.arguments import COMMANDS, connect
-from zkv.cli.parser import parse, parser
+from zkv.cli.parser import no_such_command, parse, parser
 
 
 class Runner:
@@ -27,7 +27,7 @@ class Runner:
     def run(self, words: Sequence[str], where: str = "") -> int:
         """The exit code of one command; `where` is put before what is said of an error."""
         if words[0] not in COMMANDS and not words[0].startswith("-"):
-            return exits.fail(f"{where}{_no_such_command(words[0])}", exits.USAGE)
+            return exits.fail(f"{where}{no_such_command(words[0])}", exits.USAGE)
         return exits.code_of(lambda: self._run(words), where)
 
     def _run(self, words: Sequence[str]) -> None:
@@ -38,11 +38,3 @@ class Runner:
         else:
             with connect(args) as client:
                 command.run(client, args)
-
-
-def _no_such_command(word: str) -> str:
-    import difflib  # 5 ms, for a mistake only
-
-    near = difflib.get_close_matches(word, COMMANDS, n=1)
-    meant = f"did you mean {near[0]}?" if near else "help lists the commands"
-    return f"no such command: {word} ({meant})"
