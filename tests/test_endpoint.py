@@ -23,6 +23,8 @@ URLS = {
     "zkv://h?resend_after=3": Endpoint("tcp://h:5757", 5.0, 3.0),
     "tcp://127.0.0.1:65535": Endpoint("tcp://127.0.0.1:65535"),
     "tcp://[::1]:1": Endpoint("tcp://[::1]:1"),
+    "tcp://[fe80::1%eth0]:1": Endpoint("tcp://[fe80::1%eth0]:1"),
+    "ipc:///run/zkv\udcff": Endpoint("ipc:///run/zkv\udcff"),
     "ipc:///run/zkv": Endpoint("ipc:///run/zkv"),
 }
 
@@ -33,6 +35,8 @@ WRONG = {
     "zkv://": ("host", "no host"),
     "zkv://:5757": ("host", "no host"),
     "zkv://[::1": ("host", "IPv6"),
+    "zkv://*": ("host", "no host"),
+    "zkv://a b": ("host", "no host"),
     "zkv://h:0": ("port", "1 to 65535"),
     "zkv://h:65536": ("port", "65535"),
     "zkv://h:x": ("port", "x"),
@@ -54,6 +58,10 @@ WRONG = {
     "tcp://127.0.0.1": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1:0": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1:65536": ("port", "a port is 1 to 65535"),
+    "tcp://a b:1": ("endpoint", "neither tcp"),
+    "tcp://a\n:1": ("endpoint", "neither tcp"),
+    "tcp://\udcff:1": ("endpoint", "neither tcp"),
+    "tcp://[nothing]:1": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1:80a": ("endpoint", "neither tcp"),
     "tcp://::1:5757": ("endpoint", "neither tcp"),
     "tcp://*:5757": ("endpoint", "neither tcp"),

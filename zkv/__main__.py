@@ -38,12 +38,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the server, or the check; returns the exit code."""
     args = _parser().parse_args(argv)
     logs.configure(args.log_level, args.log_format)
+    named = args.check or args.repair
+    folder = named if isinstance(named, str) else args.data
     try:
         if args.check:
-            return _check(args.data if args.check is True else args.check)
+            return _check(folder)
         if args.repair:
-            return _repair(args.data if args.repair is True else args.repair)
+            return _repair(folder)
         return _serve(args)
+    except Damaged as error:
+        hint = "" if args.repair else f"; to go on with what is good: zkv-server --repair {folder}"
+        print(f"zkv-server: {error}{hint}", file=sys.stderr)
+        return error.exit_code
     except StartError as error:
         print(f"zkv-server: {error}", file=sys.stderr)
         return error.exit_code
@@ -154,11 +160,8 @@ def _store_in(folder: str) -> Disk:
 
 def _check(folder: str) -> int:
     disk = _store_in(folder)
-    try:
-        with disk.lock(make=False), loading.shown(log) as on_progress:
-            found = recover(disk, on_progress)
-    except Damaged as error:
-        raise _repairable(error, folder) from None
+    with disk.lock(make=False), loading.shown(log) as on_progress:
+        found = recover(disk, on_progress)
     print(f"{folder}: good, {len(found.table)} keys, revision {found.table.revision}")
     if found.tail and found.tail.torn_bytes:
         print(f"its last {found.tail.torn_bytes} bytes are a torn tail, to be set aside at start")
@@ -186,16 +189,13 @@ def _serve(args: argparse.Namespace) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     _raise_file_limit()
     started = time.monotonic()
-    try:
-        with loading.shown(log) as on_progress:
-            engine = LocalEngine(
-                Disk(args.data),
-                fsync=args.fsync,
-                on_failure=_exit_disk_failed,
-                on_progress=on_progress,
-            )
-    except Damaged as error:
-        raise _repairable(error, args.data) from None
+    with loading.shown(log) as on_progress:
+        engine = LocalEngine(
+            Disk(args.data),
+            fsync=args.fsync,
+            on_failure=_exit_disk_failed,
+            on_progress=on_progress,
+        )
     gc.freeze()  # the data stays: later collections need not look through it
     service = Service(engine, __version__)
     if not args.any_cpu:
@@ -231,10 +231,6 @@ def _serve(args: argparse.Namespace) -> int:
     engine.close()
     log.info("stopped at revision %d", engine.revision)
     return 0
-
-
-def _repairable(error: Damaged, folder: str) -> Damaged:
-    return Damaged(f"{error}; to go on with what is good: zkv-server --repair {folder}")
 
 
 def _raise_file_limit() -> None:

@@ -33,7 +33,7 @@ _IPC: Final = "ipc://"
 _PATH_BYTES_MAX: Final = 107
 """Of the name of a socket file: unix(7)."""
 _PORT_MAX: Final = 65_535
-_HOST: Final = r"[^][:/*]+|\[[^]]+\]"
+_HOST: Final = r"[^][:/*\0-\x20\ud800-\udfff]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\]"
 _TCP: Final = re.compile(rf"tcp://(?:{_HOST}):(?P<port>[1-9][0-9]*)")
 _TCP_HERE: Final = re.compile(rf"tcp://(?:{_HOST}|\*):(?:\*|(?P<port>0|[1-9][0-9]*))")
 _PROBE_S: Final = 0.2
@@ -91,7 +91,10 @@ def parse(text: str) -> Endpoint:
     if url.username is not None or url.path not in ("", "/") or url.fragment:
         raise _refusal(text, "path", "only a host, a port and a query may stand there")
     host = f"[{host}]" if ":" in host else host
-    return Endpoint(f"tcp://{host}:{port or DEFAULT_PORT}", **_seconds(text, url.query))
+    address = f"tcp://{host}:{port or DEFAULT_PORT}"
+    if not _TCP.fullmatch(address):
+        raise _refusal(text, "host", f"{host!r} is no host to connect to")
+    return Endpoint(address, **_seconds(text, url.query))
 
 
 def check_listen(text: str) -> None:
