@@ -261,6 +261,13 @@ def test_one_object_may_stand_on_many_lines(run: Run, store: zkv.Client, text: s
     assert store.count() == 1
 
 
+def test_an_object_that_is_cut_short_is_not_taken_for_lines(run: Run, store: zkv.Client) -> None:
+    text = b'{"users":[\n{"key":"a","value":1},\n{"key":"b","value":2}\n]\n'
+    code, _, err = run("load", "--skip-bad", stdin=text)
+    assert (code, store.count()) == (1, 0)
+    assert err.startswith(b"zkv-client: stdin:5: ")
+
+
 def test_load_with_nothing_to_skip_exits_with_0(run: Run, store: zkv.Client) -> None:
     assert run("load", "--skip-bad", stdin=b'{"key":"a","value":1}\n').code == 0
     assert run("load", "--skip-bad", stdin=b"[\n1\n]\n").code == 1  # not a line of it is an entry

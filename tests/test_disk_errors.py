@@ -318,6 +318,22 @@ def test_a_value_that_is_much_larger_in_json_takes_as_much_room(small_disk: Path
 
 
 @pytest.mark.parametrize("connect", BOTH.values(), ids=BOTH)
+def test_a_new_client_deletes_on_a_full_disk(small_disk: Path, connect: Connect) -> None:
+    """The request that opens its session has a reply to keep, too."""
+    with serving(small_disk) as server:
+        with zkv.Client(server.endpoint) as store:
+            fill(store, "first")
+            small = fill_small(store)
+        for remove in (
+            lambda store: store.delete("first:0"),
+            lambda store: store.delete_many(small[:1000]),
+            lambda store: store.pop("first:1"),
+        ):
+            with connect(server.endpoint) as store:
+                remove(store)
+
+
+@pytest.mark.parametrize("connect", BOTH.values(), ids=BOTH)
 def test_what_a_full_disk_refuses_takes_no_new_session(small_disk: Path, connect: Connect) -> None:
     with serving(small_disk) as server, connect(server.endpoint) as store:
         fill(store, "first")
@@ -328,6 +344,18 @@ def test_what_a_full_disk_refuses_takes_no_new_session(small_disk: Path, connect
         after = store.info()
         assert after["sessions"] == before["sessions"] == 1
         assert after["revision"] == before["revision"]
+
+
+def fill_small(store: zkv.Store) -> list[str]:
+    """Writes small values, too, until there is no room."""
+    keys = [f"small:{n}" for n in range(100_000)]
+    with suppress(zkv.NoSpace):
+        for at in range(0, len(keys), 1000):
+            store.put_many(dict.fromkeys(keys[at : at + 1000], "x" * 50))
+    with suppress(zkv.NoSpace):
+        for number in range(10_000):
+            store.put(f"last:{number}", "x")
+    return list(store.keys("small"))
 
 
 def test_a_full_disk_refuses_writes_until_there_is_room(small_disk: Path) -> None:

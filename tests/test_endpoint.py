@@ -58,6 +58,7 @@ WRONG = {
     "tcp://127.0.0.1": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1:0": ("endpoint", "neither tcp"),
     "tcp://127.0.0.1:65536": ("port", "a port is 1 to 65535"),
+    "tcp://h:" + "1" * 5000: ("port", "a port is 1 to 65535"),
     "tcp://a b:1": ("endpoint", "neither tcp"),
     "tcp://a\n:1": ("endpoint", "neither tcp"),
     "tcp://\udcff:1": ("endpoint", "neither tcp"),

@@ -328,6 +328,25 @@ def test_a_backup_of_a_store_without_a_snapshot_ends(
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_backup_needs_no_other_snapshot_than_the_one_that_is_there(tmp_path: Path) -> None:
+    """Though there is no room to make another one."""
+    made = zkv.open(tmp_path / "data")
+    made.put("k", 1)
+    made.close()
+    (name,) = Disk(tmp_path / "data").data_files("snapshot-")
+    data = (tmp_path / "data" / name).read_bytes()
+
+    def read(op: str, fields: dict[str, Any]) -> dict[str, Any]:
+        if op == "read_snapshot":
+            return {"data": data[fields["offset"] :], "bytes": len(data)}
+        there = {"revision": 1, "snapshot_revision": 1, "compacting": False}
+        return {**there, "compaction_error": "no space"}
+
+    assert backup.backup(read, tmp_path / "copy", timeout_s=5) == 1
+    with zkv.open(tmp_path / "copy") as store:
+        assert contents(store) == {"k": 1}
+
+
 @pytest.mark.parametrize("timeout_s", [0, -1, float("nan"), "5"], ids=repr)
 def test_a_backup_has_seconds(data: Path, tmp_path: Path, timeout_s: Any) -> None:
     with zkv.open(data) as store, pytest.raises(zkv.BadRequest, match="timeout_s") as raised:
@@ -372,6 +391,8 @@ def test_a_new_folder_is_durable_and_so_are_those_above_it(
     assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
     Disk(tmp_path / "a" / "b" / "c").make()
     assert len(synced) == 3
+    Disk(tmp_path / "new" / ".." / "data").make()
+    assert (tmp_path / "data").is_dir()
 
 
 def test_of_many_servers_on_one_folder_one_serves(data: Path) -> None:

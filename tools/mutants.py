@@ -276,9 +276,16 @@ MUTANTS: Final = (
     Mutant(
         "a reply that is kept takes no room",
         "zkv/engines/local.py",
-        "t.size + _kept_bytes(result)",
-        "t.size",
+        "0 if completed is None else _packed_bytes(result)",
+        "0",
         ("tests/test_disk_errors.py::test_a_reply_that_is_kept_takes_room_as_well",),
+    ),
+    Mutant(
+        "whatever a session keeps takes room",
+        "zkv/engines/local.py",
+        "(reply_bytes if reply_bytes > REPLY_BYTES_FREE else 0)",
+        "reply_bytes",
+        ("tests/test_disk_errors.py::test_a_new_client_deletes_on_a_full_disk",),
     ),
     Mutant(
         "json is as large as msgpack",
@@ -318,8 +325,8 @@ MUTANTS: Final = (
     Mutant(
         "a peer that drips has all the time there is",
         "zkv/zmtp.py",
-        "            left_s = self._until - perf_counter()\n",
-        "            left_s = self._timeout_s\n",
+        "        left_s = self._until - perf_counter()\n",
+        "        left_s = self._timeout_s\n",
         ("tests/test_zmtp.py::test_a_peer_that_says_little_but_often_has_no_more_time",),
     ),
     Mutant(
@@ -353,6 +360,16 @@ MUTANTS: Final = (
         "        if fsync not in get_args(Fsync):",
         "        if False:",
         ("tests/test_engines.py::test_an_unknown_durability_is_refused",),
+    ),
+    Mutant(
+        "a failed compaction hides the snapshot that a backup wants",
+        "zkv/backup.py",
+        "                if revision >= wanted:",
+        "                if revision >= wanted and not info['compaction_error']:",
+        (
+            "tests/test_operators.py::"
+            "test_a_backup_needs_no_other_snapshot_than_the_one_that_is_there",
+        ),
     ),
     Mutant(
         "two nans may be keys of a map",

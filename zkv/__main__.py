@@ -151,16 +151,15 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _store_in(folder: str) -> Disk:
-    disk = Disk(folder)
-    if disk.folder.is_dir() and not holds_store(disk):
-        raise FolderUnusable(f"the folder {folder} holds no store of zkv")
-    return disk
+def _expect_store(disk: Disk) -> None:
+    if not holds_store(disk):
+        raise FolderUnusable(f"the folder {disk.folder} holds no store of zkv")
 
 
 def _check(folder: str) -> int:
-    disk = _store_in(folder)
+    disk = Disk(folder)
     with disk.lock(make=False), loading.shown(log) as on_progress:
+        _expect_store(disk)
         found = recover(disk, on_progress)
     print(f"{folder}: good, {len(found.table)} keys, revision {found.table.revision}")
     if found.tail and found.tail.torn_bytes:
@@ -169,8 +168,9 @@ def _check(folder: str) -> int:
 
 
 def _repair(folder: str) -> int:
-    disk = _store_in(folder)
+    disk = Disk(folder)
     with disk.lock(make=False):
+        _expect_store(disk)
         with suppress(Damaged):
             recover(disk)
             print(f"{folder}: good, nothing to repair")

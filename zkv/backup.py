@@ -44,7 +44,7 @@ def backup(read: Read, folder: str | os.PathLike[str], *, timeout_s: float = 600
         revision = _copy(read, Disk(folder), time.monotonic() + timeout_s)
         recover(Disk(folder))
     except BaseException:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
         raise
     return revision
 
@@ -55,13 +55,13 @@ def _copy(read: Read, disk: Disk, deadline: float) -> int:
     while time.monotonic() < deadline:
         info = read("info", {})
         if not info["compacting"]:
-            if info["compaction_error"]:
-                raise ServerError(f"the server cannot make a snapshot: {info['compaction_error']}")
             revision: int = info["snapshot_revision"]
             with suppress(NotFound):  # a newer one has taken its place
                 if revision >= wanted:
                     _fetch(read, disk, revision)
                     return revision
+            if info["compaction_error"]:
+                raise ServerError(f"the server cannot make a snapshot: {info['compaction_error']}")
         time.sleep(_POLL_S)
     raise Timeout("the server did not make a snapshot in time")
 

@@ -162,7 +162,8 @@ def _check_address(text: str, tcp: re.Pattern[str], forms: str) -> None:
     if found is None:
         meant = f"; did you mean tcp://{text}?" if tcp.fullmatch(f"tcp://{text}") else ""
         raise _refusal(text, "endpoint", f"it is neither {forms}{meant}")
-    if int(found["port"] or 0) > _PORT_MAX:
+    port = found["port"] or "0"
+    if len(port) > len(f"{_PORT_MAX}") or int(port) > _PORT_MAX:
         raise _refusal(text, "port", f"a port is 1 to {_PORT_MAX}")
 
 

@@ -41,8 +41,8 @@ class Nothing(enum.Enum):
 Steps = Generator[tuple[bytes, float], bytes | memoryview | Nothing, Fields]
 """Bodies, each with the seconds to wait for its reply; in the end the fields of the reply.
 
-A body must not be sent later than its seconds allow. A reply to one that was sent before
-must not be given for it.
+A body must not be sent when the peer's `timeout_s`, which are for all of it, are over. A reply
+to one that was sent before must not be given for it.
 """
 
 

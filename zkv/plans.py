@@ -250,6 +250,12 @@ def _pages(
         yield next_page()
 
 
+def _several(keys: Iterable[str]) -> list[str]:
+    if isinstance(keys, str):  # whose characters would be taken for keys
+        raise BadRequest("keys must be several, not one str", field="keys")
+    return list(keys)
+
+
 def _conditions(version: int | None, exists: bool | None = None, value: Any = ABSENT) -> Fields:
     given = condition_fields(version, exists, value)
     return {"if": given} if given else {}
@@ -257,9 +263,3 @@ def _conditions(version: int | None, exists: bool | None = None, value: Any = AB
 
 _SELF: Final = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
 _RESULT: Final = re.compile(r"^(?:Iterator\[Plan\[list\[(?=.*\]{3}$)|Plan\[)(.*?)\]+$")
-
-
-def _several(keys: Iterable[str]) -> list[str]:
-    if isinstance(keys, str):  # whose characters would be taken for keys
-        raise BadRequest("keys must be several, not one str", field="keys")
-    return list(keys)

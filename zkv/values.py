@@ -207,8 +207,8 @@ _unpack_json_array = msgspec.msgpack.Decoder(list[_Json]).decode  # type: ignore
 
 
 def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """Refuses what Python would merge in silence, 1, 1.0 and true are one key to a dict; and
-    what it would not merge before it has been in JSON, nan and nan.
+    """Refuses what Python would merge in silence: 1, 1.0 and true are one key to a dict. And two
+    nans: they differ to a dict, but not once they have been in JSON.
     """
     try:
         distinct = dict(pairs)

@@ -96,6 +96,7 @@ class Link:
         else:  # to put them together would take longer than to send twice
             self._socket.sendall(head, _NO_SIGPIPE)
             self._socket.sendall(body, _NO_SIGPIPE)
+            self._wait_for_the_rest()
         began = perf_counter()
         if self._waited_s < LOOK_FAR_S:
             self._look(began)
@@ -114,6 +115,13 @@ class Link:
         if timeout_s != self._timeout_s:
             self._socket.settimeout(timeout_s)
             self._timeout_s = timeout_s
+
+    def _wait_for_the_rest(self) -> None:
+        """The next step may take what the ones before it have left."""
+        left_s = self._until - perf_counter()
+        if left_s <= 0:
+            raise TimeoutError("the other end takes too long")
+        self._wait_at_most(left_s)
 
     def _look(self, began: float) -> None:
         """Waits a while for the reply, without sleeping; others go first."""
@@ -162,10 +170,7 @@ class Link:
         self._ahead = b""
         missing = data[len(ahead) :]
         while missing:
-            left_s = self._until - perf_counter()
-            if left_s <= 0:
-                raise TimeoutError("the other end takes too long")
-            self._wait_at_most(left_s)
+            self._wait_for_the_rest()
             received = self._socket.recv_into(missing)
             if not received:
                 raise _ended()

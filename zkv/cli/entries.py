@@ -46,15 +46,15 @@ def read(name: str, source: BinaryIO) -> Iterator[Entry | BadEntry]:
         begin.append(line)
         if line.strip():
             full.append(line)
-        if len(full) == 2:
-            break
+            if len(full) == 2 or _is_entry(line):
+                break
     if full and _begins_object(full[0], alone=len(full) == 1):
         data = b"".join(begin) + source.read()
         try:
             yield from _members(name, data)
             return
         except BadEntry:
-            if not any(map(_is_entry, io.BytesIO(data))):
+            if not any(map(_is_entry, full[1:])):
                 raise
         begin, source = [], io.BytesIO(data)  # lines, of which the first is cut short
     for number, line in enumerate(chain(begin, source), 1):

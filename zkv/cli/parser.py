@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import re
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, Final, NoReturn
@@ -99,8 +100,8 @@ class _Parser(argparse.ArgumentParser):
         self.commands: dict[str, argparse.ArgumentParser] = {}
 
     def error(self, message: str) -> NoReturn:
-        if found := re.match(r"argument COMMAND: invalid choice: '(.*?)'", message):
-            message = no_such_command(found[1])
+        if found := re.match(r"argument COMMAND: invalid choice: (.*?) \(choose from", message):
+            message = no_such_command(ast.literal_eval(found[1]))
         if not self.prog:  # of the shell: each command has a usage of its own
             self.exit(exits.USAGE, f"{PROG}: {message}\n")
         super().error(message)

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 from msgspec import Raw
@@ -68,9 +69,10 @@ class Process:
 
     def __init__(self, disk: Disk, store: str, upto: int) -> None:
         self._process = subprocess.Popen(
-            # -P, or a file of the current folder could stand in for a module
+            # Without -P, or with "" in the path, a file of the current folder could stand in for
+            # a module; zkv may have come from there.
             [sys.executable, "-P", "-c", _PROGRAM, os.fspath(disk.folder), store, str(upto)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([*filter(None, sys.path), _HOME])},
             stdin=subprocess.PIPE,  # ends when this process does
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -264,4 +266,5 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
+_HOME: Final = str(Path(__file__).absolute().parents[2])
 _PROGRAM: Final = f"import os; os.nice(10); from {__name__} import main; main()"

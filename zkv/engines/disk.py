@@ -136,11 +136,15 @@ class Disk:
 
 def make_folder(folder: Path, *, exist_ok: bool) -> None:
     """Makes a folder and those above it, each for its owner alone, and makes them durable."""
-    if exist_ok and folder.exists():
-        return
-    if not folder.absolute().parent.exists():
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if exist_ok:
+            return
+        raise
+    except FileNotFoundError:
         make_folder(folder.absolute().parent, exist_ok=True)
-    folder.mkdir(mode=0o700)
+        folder.mkdir(mode=0o700, exist_ok=exist_ok)
     _sync_folder(folder.absolute().parent)
 
 

@@ -50,8 +50,10 @@ def repair(disk: Disk) -> Repaired:
         for record, _, offset in _good_records(disk, name, store, lost, journal.Record[Any]):
             used = max(used, record.reserved or 0)
             if record.batch and record.rev > table.revision:
+                used = max(used, record.rev)
                 _note_gap(table.revision, record.rev, lost)
                 try:
+                    journal.replay(record, Table())  # all of it can be read, or nothing is done
                     journal.replay(record, table)
                 except ValueError as error:
                     lost.append(f"{name}: not a line of zkv at byte {offset}: {error}")

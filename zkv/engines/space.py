@@ -47,13 +47,13 @@ class Space:
         How many they are is asked only where `at_most` is too much.
         """
         self._left -= at_most
-        if self._left < 0:
+        if self._left < 0:  # it may be time to look again
             self.measure()
             size = at_most if at_most <= self._free else exactly()
             self._left -= size
             if self._free < size:
                 raise NoSpace(
-                    "the disk is too full for writes; reads and deletes still work",
+                    "the disk is too full for this write; reads and deletes still work",
                     size=size,
                     limit=max(0, self._free),
                 )
