@@ -262,6 +262,25 @@ def test_it_rests_while_others_write(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not rested()
 
 
+def test_a_compaction_that_cannot_begin_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the reason: else there would never be another, and a backup would wait for it."""
+
+    class Exhausted(compaction.Inline):
+        def __init__(self, *_: Any) -> None:
+            raise MemoryError
+
+    engine = LocalEngine(Disk(tmp_path / "data"), compactor=Exhausted)
+    put(engine, "k", 1)
+    compact(engine)
+    assert engine.info()["compaction_error"] == "MemoryError()"
+    monkeypatch.setattr(engine, "_compactor", compaction.Inline)
+    compact(engine)
+    assert engine.info()["compaction_error"] is None
+    engine.close()
+
+
 def test_leftovers_go_at_the_next_start(engine: LocalEngine, tmp_path: Path) -> None:
     engine.close()
     disk = Disk(tmp_path / "data")

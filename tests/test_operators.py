@@ -176,7 +176,8 @@ def test_repair_goes_on_behind_a_line_of_another_kind_of_file(data: Path) -> Non
 def test_a_line_that_is_whole_and_makes_no_sense_is_damage_and_costs_only_itself(
     kind: str, data: Path
 ) -> None:
-    """Its CRC is good, so no crash has torn it, also where it is the last."""
+    """Its CRC is good, so no crash has torn it, also where it is the last; and a repair does
+    nothing of it, not even what could be read."""
     last = kind == "journal"
     path = segment(data, 1) if last else data / Disk(data).data_files("snapshot-")[0]
     n = 9 if last else 2
@@ -184,7 +185,7 @@ def test_a_line_that_is_whole_and_makes_no_sense_is_damage_and_costs_only_itself
     fields = line.peek(old)
     del fields["crc"]
     nans = {"$m": [[{"$f": "nan"}, 1], [{"$f": "nan"}, 2]]}
-    fields |= {"put": {f"key:{n}": nans}} if last else {"value": nans}
+    fields |= {"put": {"key:8": "half of it", f"key:{n}": nans}} if last else {"value": nans}
     at = replace(path, old, line.seal(fields, line.seed_of(store_of(data))))
     done = server("--check", str(data))
     assert done.code == 65
@@ -194,6 +195,7 @@ def test_a_line_that_is_whole_and_makes_no_sense_is_damage_and_costs_only_itself
     assert server("--repair", str(data)).out[0].startswith(f"lost: {path.name}: not a line of zkv")
     with zkv.open(data) as store:
         assert contents(store) == {f"key:{n}": n for n in range(1, 10) if n != (9 if last else 2)}
+        assert store.put("new", 1) > 10  # behind the revision that was lost
 
 
 def test_repair_leaves_a_good_folder_alone(data: Path) -> None:

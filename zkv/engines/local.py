@@ -295,10 +295,11 @@ class LocalEngine:
             self._compacting = False
 
     def _note_failed_compaction(self, error: Exception) -> None:
-        log.error("compaction failed, and nothing is lost: %s", error)
+        reason = str(error) or repr(error)  # a MemoryError says nothing
+        log.error("compaction failed, and nothing is lost: %s", reason)
         with suppress(OSError):
             compaction.clean(self._disk)
-        self._compaction, self._compaction_error = None, str(error)
+        self._compaction, self._compaction_error = None, reason
         self._compact_not_before = time.monotonic() + COMPACT_AGAIN_S
         self._compacting = False
 
