@@ -6,7 +6,6 @@ A snapshot file never changes, so parts that are fetched one after the other fit
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,6 +43,8 @@ def backup(read: Read, folder: str | os.PathLike[str], *, timeout_s: float = 600
         revision = _copy(read, Disk(folder), time.monotonic() + timeout_s)
         recover(Disk(folder))
     except BaseException:
+        import shutil  # 2 ms at the start of every client, for a failure only
+
         shutil.rmtree(folder, ignore_errors=True)
         raise
     return revision

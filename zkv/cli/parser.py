@@ -17,19 +17,11 @@ DESCRIPTION: Final = (
     "Talks to a zkv server. Without a COMMAND it is a shell on a terminal, and else reads "
     "commands from standard input, one a line."
 )
-HELP: Final = "help lists the commands"
 EPILOG: Final = (
     "Exit codes: 0 done, 1 any other error, 2 usage, 3 no such key, 4 conflict, 5 no reply in "
     "time (a write may or may not have taken effect), 6 cannot connect, 130 interrupted, "
     "141 the reader of the output has gone."
 )
-
-
-_ELSEWHERE: Final = {
-    "set": "put", "del": "delete", "rm": "delete", "keys": "list", "scan": "list", "mget": "list",
-    "incrby": "incr", "ttl": "expire", "dbsize": "count", "flushall": "clear", "save": "compact",
-}  # fmt: skip
-"""What commands are called in redis-cli and in etcdctl."""
 
 
 def parser(
@@ -83,13 +75,21 @@ def parse(parser: _Parser, words: Sequence[str], given: argparse.Namespace) -> a
     return args
 
 
+_ELSEWHERE: Final = {
+    "set": "put", "del": "delete", "rm": "delete", "keys": "list", "scan": "list", "mget": "list",
+    "incrby": "incr", "ttl": "expire", "dbsize": "count", "flushall": "clear", "save": "compact",
+}  # fmt: skip
+"""What commands are called in redis-cli and in etcdctl."""
+
+
 def no_such_command(word: str) -> str:
     """What is said of a word that is no command."""
     import difflib  # 5 ms, for a mistake only
 
     near = difflib.get_close_matches(word.lower(), [*COMMANDS, *_ELSEWHERE], n=1)
-    meant = f"did you mean {_ELSEWHERE.get(near[0], near[0])}?" if near else HELP
-    return f"no such command: {word} ({meant})"
+    if not near:
+        return f"no such command: {word} (help lists the commands)"
+    return f"no such command: {word} (did you mean {_ELSEWHERE.get(near[0], near[0])}?)"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -136,8 +136,8 @@ class LocalEngine:
             "journal_bytes": self._journal.bytes,
             "snapshot_bytes": self._snapshot.bytes,
             "snapshot_revision": self._snapshot.revision,
-            "compacting": self._compaction_wanted
-            or self._compacting,  # in the order they are set in
+            # Read in this order: of the two, `_compacting` is set before the other is cleared.
+            "compacting": self._compaction_wanted or self._compacting,
             "compaction_error": self._compaction_error,
         }
 
