@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,14 @@ EXIT_S = 10
 class ServerProcess:
     """zkv-server on a free port of loopback, as a process of its own.
 
-    It has more workers than by default, so that requests overtake each other.
+    It has more workers than by default, so that requests overtake each other. `before` stands
+    in front of its command.
     """
 
-    def __init__(self, data: Path, *options: str) -> None:
+    def __init__(self, data: Path, *options: str, before: Sequence[str] = ()) -> None:
         self.data = data
         self.log = data.with_name(f"{data.name}.log")
-        command = [sys.executable, "-m", "zkv", "--data", str(data), "--workers", "4"]
+        command = [*before, sys.executable, "-m", "zkv", "--data", str(data), "--workers", "4"]
         if "--listen" not in options:
             command += ["--listen", "tcp://127.0.0.1:*"]
         with self.log.open("ab") as log:
@@ -67,9 +68,9 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(data: Path, *options: str) -> Iterator[ServerProcess]:
+def serving(data: Path, *options: str, before: Sequence[str] = ()) -> Iterator[ServerProcess]:
     """A server that is killed at the end if it still runs."""
-    server = ServerProcess(data, *options)
+    server = ServerProcess(data, *options, before=before)
     try:
         yield server
     finally:

@@ -19,7 +19,7 @@ import pytest
 from harness import call, compact
 
 from zkv import values
-from zkv.engines import Call, Engine, compaction
+from zkv.engines import TURN_BYTES, TURN_S, Call, Engine, compaction
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.errors import (
@@ -103,6 +103,26 @@ class TestContract:
 
     def test_no_calls_have_no_outcomes(self, open_engine: Open) -> None:
         assert open_engine().execute([]) == []
+
+    def test_calls_that_take_long_wait_for_another_turn(self, open_engine: Open) -> None:
+        def slow(_: Any, __: Any) -> dict[str, Any]:
+            time.sleep(2 * TURN_S)
+            return {}
+
+        engine = open_engine()
+        calls = [put("a"), Call(slow, None), put("b"), put("c")]
+        assert len(engine.execute(calls, one_turn=True)) == 2
+        assert [item[0] for item in state(engine)] == ["a"]
+        assert len(engine.execute(calls)) == 4
+
+    def test_calls_that_read_much_wait_for_another_turn(self, open_engine: Open) -> None:
+        engine = open_engine()
+        run(engine, put("a", bytes(TURN_BYTES - 100)))
+        txn = call("txn", then=[{"op": "get", "key": "a"}])
+        for much in (get("a"), call("get_many", keys=["a"]), call("list", values=True), txn):
+            calls = [put("b"), get("b"), much, much, get("b")]
+            assert len(engine.execute(calls, one_turn=True)) == 4
+            assert len(engine.execute(calls)) == 5
 
     def test_each_change_takes_the_next_revision_and_nothing_else_does(
         self, open_engine: Open

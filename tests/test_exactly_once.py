@@ -151,8 +151,9 @@ def served(wire: Wire) -> Iterator[str]:
     """The endpoint of a server in this process."""
     server = Server(
         ["tcp://127.0.0.1:*"],
-        lambda bodies: wire.service.handle(bodies),
-        workers=1, message_bytes_max=2**20, on_crash=lambda _: None,
+        lambda bodies, room: wire.service.handle(bodies, room),
+        workers=1, message_bytes_max=2**20, unread_bytes_max=2**26, connections_max=100,
+        on_crash=lambda _: None,
     )  # fmt: skip
     server.start()
     try:

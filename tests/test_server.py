@@ -1,4 +1,7 @@
-"""The wire, in raw frames: every request gets one reply, and nobody can spoil it for the rest."""
+"""The wire, in raw frames: every request gets one reply, and nobody can spoil it for the rest.
+
+How many may come, and who, is in test_connections.
+"""
 
 from __future__ import annotations
 
@@ -299,19 +302,40 @@ def test_attacks_by_the_thousand_leave_nothing_behind(
 # The server alone, with a handler of our own
 
 
+def new_server(
+    handle: Callable[[Sequence[bytes], int], list[bytes]],
+    endpoints: Sequence[str],
+    workers: int,
+    on_crash: Any = None,
+) -> Server:
+    return Server(
+        endpoints,
+        handle,
+        workers=workers,
+        message_bytes_max=MIB,
+        unread_bytes_max=64 * MIB,
+        connections_max=5000,
+        on_crash=on_crash,
+    )
+
+
 @contextmanager
 def running(
-    handle: Callable[[Sequence[bytes]], list[bytes]],
+    handle: Callable[[Sequence[bytes], int], list[bytes]],
     *endpoints: str,
     workers: int = 2,
     on_crash: Any = None,
 ) -> Iterator[Server]:
-    server = Server(endpoints, handle, workers=workers, message_bytes_max=MIB, on_crash=on_crash)
+    server = new_server(handle, endpoints, workers=workers, on_crash=on_crash)
     server.start()
     try:
         yield server
     finally:
-        server.stop()
+        assert server.stop()
+
+
+def echo(bodies: Sequence[bytes], room: int) -> list[bytes]:
+    return list(bodies)
 
 
 def assert_echoes(endpoint: str) -> None:
@@ -321,7 +345,7 @@ def assert_echoes(endpoint: str) -> None:
 
 
 def test_every_endpoint_is_served(tmp_path: Path) -> None:
-    with running(list, "tcp://127.0.0.1:*", f"ipc://{tmp_path}/zkv.ipc") as server:
+    with running(echo, "tcp://127.0.0.1:*", f"ipc://{tmp_path}/zkv.ipc") as server:
         assert len(server.endpoints) == 2
         for endpoint in server.endpoints:
             assert_echoes(endpoint)
@@ -329,9 +353,9 @@ def test_every_endpoint_is_served(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:*", "ipc://{folder}/zkv.ipc"])
 def test_an_endpoint_in_use_is_refused_and_not_stolen(tmp_path: Path, address: str) -> None:
-    with running(list, address.format(folder=tmp_path)) as first:
+    with running(echo, address.format(folder=tmp_path)) as first:
         endpoint = first.endpoints[0]
-        with pytest.raises(OSError, match="in use") as refused, running(list, endpoint):
+        with pytest.raises(OSError, match="in use") as refused, running(echo, endpoint):
             pass
         assert refused.value.filename == endpoint
         assert_echoes(endpoint)
@@ -340,12 +364,12 @@ def test_an_endpoint_in_use_is_refused_and_not_stolen(tmp_path: Path, address: s
 def test_the_ipc_path_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:
     with tcp.socket(tcp.AF_UNIX) as dead:
         dead.bind(f"{tmp_path}/zkv.ipc")
-    with running(list, f"ipc://{tmp_path}/zkv.ipc") as server:
+    with running(echo, f"ipc://{tmp_path}/zkv.ipc") as server:
         assert_echoes(server.endpoints[0])
 
 
 def test_a_handler_that_raises_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    def handle(bodies: Sequence[bytes]) -> list[bytes]:
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
         raise ValueError("a defect")
 
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
@@ -362,7 +386,7 @@ def test_a_handler_that_raises_is_reported_at_once(monkeypatch: pytest.MonkeyPat
 def test_stop_delivers_the_replies_of_requests_under_way() -> None:
     reached, go_on = threading.Semaphore(0), threading.Event()
 
-    def handle(bodies: Sequence[bytes]) -> list[bytes]:
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
         reached.release()
         assert go_on.wait(10)
         return list(bodies)
@@ -382,7 +406,7 @@ def test_stop_delivers_the_replies_of_requests_under_way() -> None:
 def test_stop_goes_on_sending_to_a_slow_client() -> None:
     handled: list[bytes] = []
 
-    def handle(bodies: Sequence[bytes]) -> list[bytes]:
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
         handled.extend(bodies)
         return list(bodies)
 
@@ -407,7 +431,7 @@ def test_stop_delivers_every_reply_that_was_made() -> None:
     answered: list[bytes] = []
     stopped = threading.Event()
 
-    def handle(bodies: Sequence[bytes]) -> list[bytes]:
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
         handled.extend(bodies)
         return list(bodies)
 
@@ -438,12 +462,31 @@ def test_stop_delivers_every_reply_that_was_made() -> None:
 
 
 @pytest.mark.timeout(30)
+def test_stop_ends_though_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zkv.server.STOP_S", 0.2)
+    reached, go_on = threading.Event(), threading.Event()
+
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
+        reached.set()
+        go_on.wait(20)
+        return list(bodies)
+
+    server = new_server(handle, ["tcp://127.0.0.1:*"], workers=1)
+    server.start()
+    with raw_socket(zmq.DEALER, server.endpoints[0]) as socket:
+        socket.send(b"request")
+        assert reached.wait(10)
+        assert server.stop() is False
+        go_on.set()
+
+
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_stop_ends_though_more_wait_than_the_workers_take(workers: int) -> None:
     handled: list[bytes] = []
     answered: list[bytes] = []
 
-    def handle(bodies: Sequence[bytes]) -> list[bytes]:
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
         time.sleep(0.02)
         handled.extend(bodies)
         return list(bodies)
@@ -462,3 +505,86 @@ def test_stop_ends_though_more_wait_than_the_workers_take(workers: int) -> None:
             while client.poll(100):
                 answered.append(client.recv())
     assert sorted(answered) == sorted(handled)
+
+
+# Many requests under way
+
+
+def all_answered(endpoint: str, connections: int, each: int, body: bytes) -> None:
+    """Sends all of it at once, and fails unless every request is answered."""
+    with zmq.Context() as context, ExitStack() as sockets:
+        context.max_sockets = connections + 1
+        poller = zmq.Poller()
+        waiting = {}
+        for _ in range(connections):
+            socket = sockets.enter_context(context.socket(zmq.DEALER))
+            socket.linger, socket.sndhwm, socket.rcvhwm = 0, 0, 0
+            socket.connect(endpoint)
+            poller.register(socket, zmq.POLLIN)
+            waiting[socket] = each
+        for socket in waiting:
+            for _ in range(each):
+                socket.send(body)
+        while waiting:
+            readable = poller.poll(20_000)
+            assert readable, f"{sum(waiting.values())} of {connections * each} not answered"
+            for socket, _ in readable:
+                with suppress(zmq.Again):
+                    while True:
+                        socket.recv(zmq.NOBLOCK)
+                        waiting[socket] -= 1
+                if not waiting[socket]:
+                    poller.unregister(socket)
+                    del waiting[socket]
+
+
+UNDER_WAY = [(9, 128), (20, 128), (100, 128), (200, 8), (1500, 1)]
+
+
+@pytest.mark.parametrize("workers", ["1", "4"])
+@pytest.mark.parametrize(("connections", "each"), UNDER_WAY)
+def test_requests_under_way_are_all_answered(
+    tmp_path: Path, connections: int, each: int, workers: str
+) -> None:
+    put = msgpack.packb({"op": "put", "key": "k", "value": 1})
+    with serving(tmp_path / "data", "--workers", workers) as server:
+        for body in (put, PING):
+            all_answered(server.endpoint, connections, each, body)
+        server.stop()
+
+
+def test_large_requests_and_replies_under_way_are_all_answered(tmp_path: Path) -> None:
+    put = msgpack.packb({"op": "put", "key": "k", "value": bytes(MIB)})
+    get = msgpack.packb({"op": "get", "key": "k"})
+    with serving(tmp_path / "data", "--fsync", "never") as server:
+        for body in (put, get):
+            all_answered(server.endpoint, 10, 20, body)
+        server.stop()
+
+
+def test_a_reply_leaves_while_others_wait_for_slow_requests() -> None:
+    """Of a connection that has sent many, and of one that comes later: it gets its turn."""
+    handled: list[bytes] = []
+
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
+        time.sleep(0.002)
+        handled.append(bodies[0])
+        return [bodies[0]]  # one that takes long ends the turn
+
+    with (
+        running(handle, "tcp://127.0.0.1:*", workers=1) as server,
+        raw_socket(zmq.DEALER, server.endpoints[0]) as busy,
+        raw_socket(zmq.DEALER, server.endpoints[0]) as honest,
+    ):
+        honest.send(b"hello")
+        assert honest.recv() == b"hello"
+        for number in range(1000):
+            busy.send(b"%d" % number)
+        wait_until(lambda: len(handled) > 20)
+        before = len(handled)
+        honest.send(b"hello")
+        assert honest.recv() == b"hello"
+        assert len(handled) - before < 100
+        assert busy.recv() == b"0"
+        answers = [b"0"] + [busy.recv() for _ in range(999)]
+    assert answers == [b"%d" % number for number in range(1000)]

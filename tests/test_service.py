@@ -22,7 +22,7 @@ class FakeEngine:
         self.outcome = outcome
         self.calls: list[Call] = []
 
-    def execute(self, calls: Sequence[Call]) -> list[Outcome]:
+    def execute(self, calls: Sequence[Call], *, one_turn: bool = False) -> list[Outcome]:
         self.calls += calls
         return [self.outcome(call) for call in calls]
 
@@ -72,7 +72,7 @@ def test_a_batch_reaches_the_engine_at_once_and_in_order() -> None:
     batches = []
 
     class OneBatch(FakeEngine):
-        def execute(self, calls: Sequence[Call]) -> list[Outcome]:
+        def execute(self, calls: Sequence[Call], *, one_turn: bool = False) -> list[Outcome]:
             batches.append([call.args.key for call in calls])
             return [Outcome({}, 1) for _ in calls]
 

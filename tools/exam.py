@@ -88,7 +88,10 @@ def examined(languages: Sequence[Language]) -> Iterator[tuple[Language, Report |
 def examine(language: Language, vectors: Sequence[dict[str, Any]] = VECTORS) -> Report:
     """Builds the programs of a language, and runs them with a server of their own."""
     report = Report()
-    with tempfile.TemporaryDirectory() as out, serving(Path(out) / "data") as server:
+    with (
+        tempfile.TemporaryDirectory() as out,
+        serving(Path(out) / "data", *language.server) as server,
+    ):
         try:
             for command in language.build:
                 _run(language, command, out)

@@ -39,6 +39,8 @@ class Language(NamedTuple):
     build: Sequence[Command] = ()
     debian: Sequence[str] = ()
     """Packages of Debian that it needs."""
+    server: Sequence[str] = ()
+    """Options that a server needs for it."""
     npm: bool = False
     """Whether it needs the packages that its package.json names, and so Node.js."""
     loses: Mapping[str, str] = {}
@@ -96,6 +98,7 @@ LANGUAGES: Final = (
             "org.zeromq.ZMQ",
             "org.msgpack.jackson.dataformat.MessagePackFactory",
         ],
+        server=["--old-zmtp"],  # Debian's jeromq 0.3 speaks ZMTP 2
         client=["java", "-cp", JARS, "Client.java"],
         conform=["java", "-cp", JARS, "Conform.java"],
     ),

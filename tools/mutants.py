@@ -105,8 +105,8 @@ MUTANTS: Final = (
     Mutant(
         "expired keys are there until swept",
         "zkv/engines/local.py",
-        "            self._sweep(now)\n            outcomes",
-        "            outcomes",
+        "            self._sweep(now)\n            if one_turn",
+        "            if one_turn",
         ("tests/test_expiry.py::test_nothing_sees_an_expired_key",),
     ),
     Mutant(
@@ -488,8 +488,10 @@ MUTANTS: Final = (
     Mutant(
         "a worker swallows an exception, and its client waits",
         "zkv/server.py",
-        "                if bodies:",
-        "                with suppress(Exception):",
+        "        replies = self._handle(bodies, unread.bytes_max - unread.bytes)\n",
+        "        replies = bodies\n"
+        "        with suppress(Exception):\n"
+        "            replies = self._handle(bodies, unread.bytes_max - unread.bytes)\n",
         ("tests/test_server.py::test_a_handler_that_raises_is_reported_at_once",),
     ),
     Mutant(
@@ -502,8 +504,8 @@ MUTANTS: Final = (
     Mutant(
         "a server stops before its last replies are on their way",
         "zkv/server.py",
-        "            while left:",
-        "            while False:",
+        "            while self._workers_left and",
+        "            while False and",
         ("tests/test_server.py::test_stop_delivers_every_reply_that_was_made",),
     ),
     Mutant(
@@ -512,6 +514,84 @@ MUTANTS: Final = (
         "            while True:  # to the end",
         "            while False:  # to the end",
         ("tests/test_server.py::test_stop_ends_though_more_wait_than_the_workers_take",),
+    ),
+    Mutant(
+        "a worker waits for the proxy to take its replies",
+        "zkv/server.py",
+        "            clients.sndhwm = 0\n            clients.connect",
+        "            clients.sndhwm = 100\n            clients.connect",
+        ("tests/test_server.py::test_requests_under_way_are_all_answered",),
+    ),
+    Mutant(
+        "the proxy's socket has room for so many replies",
+        "zkv/server.py",
+        "        self._workers.rcvhwm = 0",
+        "        self._workers.rcvhwm = 100",
+        ("tests/test_server.py::test_requests_under_way_are_all_answered",),
+    ),
+    Mutant(
+        "a connection takes all turns",
+        "zkv/turns.py",
+        "                queues[connection] = queue\n        for",
+        "                queues[connection] = queue\n"
+        "                queues.move_to_end(connection, last=False)\n"
+        "        for",
+        (
+            "tests/test_turns.py",
+            "tests/test_server.py::test_a_reply_leaves_while_others_wait_for_slow_requests",
+        ),
+    ),
+    Mutant(
+        "a batch goes on however long it takes",
+        "zkv/engines/local.py",
+        "            if size > TURN_BYTES or clock() > until:",
+        "            if False:",
+        (
+            "tests/test_engines.py::TestContract::test_calls_that_take_long_wait_for_another_turn",
+            "tests/test_engines.py::TestContract::test_calls_that_read_much_wait_for_another_turn",
+        ),
+    ),
+    Mutant(
+        "a peer of ZMTP 2 is let in",
+        "zkv/server.py",
+        "    if not old_peers:",
+        "    if False:",
+        ("tests/test_connections.py::test_an_old_peer_is_refused",),
+    ),
+    Mutant(
+        "more connections are taken than may be",
+        "zkv/connections.py",
+        "        if len(self._open) > self.open_max:",
+        "        if False:",
+        ("tests/test_connections.py::test_connections_beyond_the_most_are_refused",),
+    ),
+    Mutant(
+        "replies are handed on however many are unread",
+        "zkv/unread.py",
+        "            self.held.add(connection)",
+        "            pass",
+        ("tests/test_connections.py::test_replies_that_one_leaves_unread_are_bounded",),
+    ),
+    Mutant(
+        "replies are made though there is no room for them",
+        "zkv/service.py",
+        "                if len(reply) > max(room, SMALL_BYTES):",
+        "                if False:",
+        ("tests/test_connections.py::test_replies_that_many_leave_unread_are_bounded",),
+    ),
+    Mutant(
+        "a connection that takes nothing stays",
+        "zkv/connections.py",
+        "            elif now - since > STALLED_S:",
+        "            elif False:",
+        ("tests/test_connections.py::test_a_connection_that_takes_nothing_is_closed",),
+    ),
+    Mutant(
+        "a stop waits for a worker that hangs",
+        "zkv/server.py",
+        "        ending.join(until",
+        "        ending.join(10 + until",
+        ("tests/test_server.py::test_stop_ends_though_a_worker_hangs",),
     ),
     Mutant(
         "a defect of an operation ends its worker",

@@ -32,6 +32,10 @@ log = logging.getLogger("zkv.server")
 DEFAULT_DATA = "./zkv-data"
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_CRASHED = 70
+FILES_KEPT = 96
+"""Of the files that the system allows, those that are not for connections: a third of them is
+open always, by sockets and the journal; a compaction, a backup and bursts take from the rest."""
+UNREAD_BYTES_MAX = 256 * 2**20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,6 +97,28 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="let threads run on any CPU; all stay on one otherwise, which is faster unless "
         "something else keeps that one busy",
+    )
+    parser.add_argument(
+        "--connections-max",
+        metavar="N",
+        type=_positive,
+        default=sys.maxsize,
+        help="refuse more connections than this (default: as many as the system allows files, "
+        f"less {FILES_KEPT})",
+    )
+    parser.add_argument(
+        "--unread-bytes-max",
+        metavar="N",
+        type=_positive,
+        default=UNREAD_BYTES_MAX,
+        help="bytes of replies that clients may leave unread, all together; beyond it large "
+        "replies are refused, and connections that read nothing are closed (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--old-zmtp",
+        action="store_true",
+        help="let in clients that speak ZMTP 1 or 2, such as jeromq before 0.4; then what a web "
+        "page sends to the port may be carried out as a request",
     )
     parser.add_argument(
         "--fsync",
@@ -187,7 +213,8 @@ def _repair(folder: str) -> int:
 def _serve(args: argparse.Namespace) -> int:
     # Blocked before any thread starts: a signal that broke into the proxy would lose a message.
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    _raise_file_limit()
+    files_max = _raise_file_limit()
+    connections_max = max(files_max - FILES_KEPT, files_max // 4)
     started = time.monotonic()
     with loading.shown(log) as on_progress:
         engine = LocalEngine(
@@ -206,11 +233,15 @@ def _serve(args: argparse.Namespace) -> int:
             service.handle,
             workers=args.workers,
             message_bytes_max=protocol.MESSAGE_BYTES_MAX,
+            unread_bytes_max=args.unread_bytes_max,
+            connections_max=min(args.connections_max, connections_max),
             on_crash=_exit_crashed,
+            old_peers=args.old_zmtp,
         )
     except OSError as error:
         engine.close()
         raise AddressInUse(f"cannot listen on {error.filename}: {error.strerror}") from None
+    service.add_info("connections", server.info)
     server.start()
     print(
         f"zkv {__version__} serves {' '.join(server.endpoints)} from {args.data}: "
@@ -221,22 +252,28 @@ def _serve(args: argparse.Namespace) -> int:
     for address in server.endpoints:
         if not is_private(address):
             log.warning("%s: whoever reaches it may read and change everything", address)
+    if args.old_zmtp:
+        log.warning("--old-zmtp: whatever a web page sends to the port may be done as a request")
     if args.fsync != "always":
         log.warning(
             "--fsync %s: a power failure may take writes that were acknowledged", args.fsync
         )
     log.info("stopping on %s", signal.Signals(signal.sigwait(STOP_SIGNALS)).name)
     _exit_at_next_signal()
-    server.stop()
+    stopped = server.stop()
     engine.close()
     log.info("stopped at revision %d", engine.revision)
+    if not stopped:
+        log.critical("a thread of the server hangs; what was acknowledged is on disk")
+        os._exit(EXIT_CRASHED)
     return 0
 
 
-def _raise_file_limit() -> None:
-    """Each connection is a file; libzmq spins when there is none left to accept one."""
+def _raise_file_limit() -> int:
+    """Each connection is a file; returns how many files there may be."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
 def _exit_at_next_signal() -> None:

@@ -39,6 +39,7 @@ def get(t: Transaction, args: Arguments) -> Fields:
             raise missing(key)
         return {"value": Packed(args.default), "version": 0}
     fields: Fields = {"value": Packed(entry.packed), "version": entry.version}
+    t.bytes_read += len(entry.packed)
     if entry.deadline is not None:
         fields["ttl"] = entry.deadline - t.now
     return fields
@@ -48,6 +49,7 @@ def get_many(t: Transaction, args: Arguments) -> Fields:
     entries, size = t.pairs(args.keys)
     if size > MESSAGE_BYTES_MAX:
         raise TooLarge("the values are too large for a reply", limit=MESSAGE_BYTES_MAX, size=size)
+    t.bytes_read += size
     return {"entries": entries}
 
 
@@ -61,7 +63,7 @@ def put(t: Transaction, args: Arguments) -> Fields:
     elif args.keep_ttl and old is not None:
         deadline = old.deadline
     entry = t.put(key, args.value, deadline)
-    return _with_old({"version": entry.version}, args, old)
+    return _with_old(t, {"version": entry.version}, args, old)
 
 
 def put_many(t: Transaction, args: Arguments) -> Fields:
@@ -74,7 +76,7 @@ def delete(t: Transaction, args: Arguments) -> Fields:
     _check(t, args)
     entry = t.get(args.key)
     t.delete(args.key)
-    return _with_old({"version": entry.version}, args, entry)
+    return _with_old(t, {"version": entry.version}, args, entry)
 
 
 def incr(t: Transaction, args: Arguments) -> Fields:
@@ -97,15 +99,17 @@ def expire(t: Transaction, args: Arguments) -> Fields:
 
 def list_(t: Transaction, args: Arguments) -> Fields:
     items: list[list[Any]] = []
-    size = 0
+    size, more = 0, False
     for key, entry in t.items(args.prefix, args.after):
         if len(items) == args.limit or size > PAGE_BYTES_MAX:
-            return {"items": items, "more": True}
+            more = True
+            break
         items.append([key, entry.version])
         if args.values:
             items[-1].append(Packed(entry.packed))
             size += len(entry.packed)
-    return {"items": items, "more": False}
+    t.bytes_read += size
+    return {"items": items, "more": more}
 
 
 def count(t: Transaction, args: Arguments) -> Fields:
@@ -187,9 +191,10 @@ _HOLDS: Final[dict[str, Callable[[Entry | None, Any], bool]]] = {
 }
 
 
-def _with_old(fields: Fields, args: Arguments, old: Entry | None) -> Fields:
+def _with_old(t: Transaction, fields: Fields, args: Arguments, old: Entry | None) -> Fields:
     if args.return_old and old is not None:
         fields["old"] = Packed(old.packed)
+        t.bytes_read += len(old.packed)
     return fields
 
 

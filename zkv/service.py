@@ -10,11 +10,11 @@ import logging
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from zkv import protocol, requests
-from zkv.engines import Call, Engine, Outcome
+from zkv.engines import TURN_S, Call, Engine, Outcome
 from zkv.errors import Error, Internal, Unavailable
 from zkv.fields import ABSENT
 from zkv.operations import OPERATIONS, Arguments, Fields
@@ -25,6 +25,12 @@ operation_log = logging.getLogger("zkv.operations")
 
 PART_BYTES: Final = 4 * 2**20
 """How much of a snapshot file one reply carries."""
+
+REPLIES_BYTES_MAX: Final = 64 * 2**20
+"""More than the replies to one batch have."""
+
+SMALL_BYTES: Final = 64 * 2**10
+"""A reply up to this is sent even where there is no room for it."""
 
 
 class _Asked(Call, frozen=True):
@@ -46,19 +52,46 @@ class Service:
             "compact": self._compact,
             "read_snapshot": self._read_snapshot,
         }
+        self._told: dict[str, Callable[[], Fields]] = {}
         self._local = threading.local()
         # One pair for each thread, so that none is shared: requests by op, errors by code.
         self._counters: list[tuple[dict[str, int], dict[str, int]]] = []
 
-    def handle(self, bodies: Sequence[bytes]) -> list[bytes]:
-        """One reply for each request, in order, when all of them are true of the disk."""
+    def add_info(self, name: str, tell: Callable[[], Fields]) -> None:
+        """Has `info` reply with what somebody else tells, too."""
+        self._told[name] = tell
+
+    def handle(self, bodies: Sequence[bytes], room: int | None = None) -> list[bytes]:
+        """One reply for each request, in order, when all of them are true of the disk.
+
+        With `room`, the bytes that all replies may have, a large reply beyond it is
+        `unavailable`, and of requests that take long only the first ones are answered.
+        """
         started = time.perf_counter_ns()
-        asked = [self._parse(body) for body in bodies]
-        outcomes = self._execute(asked)
+        one_turn = room is not None and len(bodies) > 1
+        asked = self._parse_one_turn(bodies) if one_turn else [self._parse(it) for it in bodies]
+        outcomes = self._execute(asked, one_turn=one_turn)
+        asked = asked[: len(outcomes)]
         self._count(asked, outcomes)
         if operation_log.isEnabledFor(logging.DEBUG):
             _log_operations(asked, outcomes, (time.perf_counter_ns() - started) // 1000)
-        return list(map(_encode, asked, outcomes))
+        replies = list(map(_encode, asked, outcomes))
+        if room is not None and room < REPLIES_BYTES_MAX:
+            for at, reply in enumerate(replies):
+                if len(reply) > max(room, SMALL_BYTES):
+                    replies[at] = _no_room(asked[at], outcomes[at])
+                room -= len(replies[at])
+        return replies
+
+    def _parse_one_turn(self, bodies: Sequence[bytes]) -> list[_Asked]:
+        """Requests, until the turn is over."""
+        clock, asked = time.perf_counter, []
+        until = clock() + TURN_S
+        for body in bodies:
+            asked.append(self._parse(body))
+            if clock() > until:
+                break
+        return asked
 
     def _parse(self, body: bytes) -> _Asked:
         request_id, op = ABSENT, "unreadable"
@@ -78,9 +111,9 @@ class Service:
         except BaseException as error:
             return _Asked(_raise, error, None, request_id, op)
 
-    def _execute(self, calls: Sequence[Call]) -> list[Outcome]:
+    def _execute(self, calls: Sequence[Call], *, one_turn: bool) -> list[Outcome]:
         try:
-            return self._engine.execute(calls)
+            return self._engine.execute(calls, one_turn=one_turn)
         except Exception as error:
             if not isinstance(error, Error):
                 log.error("a batch failed", exc_info=error)
@@ -100,6 +133,7 @@ class Service:
             "started": self._started,
             "limits": protocol.LIMITS,
             "counters": {"requests": dict(requests), "errors": dict(errors)},
+            **{name: tell() for name, tell in self._told.items()},
             **self._engine.info(),
         }
 
@@ -146,6 +180,11 @@ def _encode(asked: _Asked, outcome: Outcome) -> bytes:
     if not isinstance(result, Error):
         log.error("%s failed", asked.op, exc_info=result)
     return protocol.encode_error(asked.id, outcome.revision, _failure(result))
+
+
+def _no_room(asked: _Asked, outcome: Outcome) -> bytes:
+    error = Unavailable("the server keeps too many replies that nobody reads; ask again later")
+    return protocol.encode_error(asked.id, outcome.revision, error)
 
 
 def _log_operations(asked: list[_Asked], outcomes: list[Outcome], microseconds: int) -> None:

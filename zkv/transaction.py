@@ -85,6 +85,8 @@ class Transaction(Struct):
     that is on disk. Of single keys it is the lowest such; what reads many takes the latest."""
     size: int = 0
     """Bytes of all values put."""
+    bytes_read: int = 0
+    """Of the values that are read for the reply, about."""
 
     def find(self, key: str) -> Entry | None:
         """The entry of a key, or None."""

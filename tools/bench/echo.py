@@ -23,6 +23,7 @@ def work(context: zmq.Context[zmq.Socket[bytes]], frames: int) -> None:
     copy=False and `more` 143 k, recv_multipart and send_multipart 74 k.
     """
     with context.socket(zmq.DEALER) as clients:
+        clients.sndhwm = 0  # or it waits for the proxy, which may wait for it
         clients.connect("inproc://workers")
         recv, send = clients.recv, zmq.backend.Socket.send
         while True:
@@ -35,6 +36,7 @@ def work(context: zmq.Context[zmq.Socket[bytes]], frames: int) -> None:
 def main(frames: int) -> None:
     context = zmq.Context()
     clients, workers = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+    clients.sndhwm = workers.rcvhwm = 0
     clients.bind("tcp://127.0.0.1:*")
     workers.bind("inproc://workers")
     for _ in range(WORKERS):

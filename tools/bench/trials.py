@@ -151,16 +151,25 @@ def compaction(make: Callable[[Path], Zkv | Redis], folder: Path, scale: Scale) 
 
 
 def native(
-    make: Callable[[Path], Zkv | Echo], folder: Path, scale: Scale, *, in_flight: int
+    make: Callable[[Path], Zkv | Echo],
+    folder: Path,
+    scale: Scale,
+    *,
+    in_flight: int,
+    connections: int = 50,
 ) -> Rounds:
-    """50 connections from C that get."""
+    """Connections from C that get."""
     native_load()  # skips the work where it cannot be made
     bodies = [protocol.encode_request("get", {"key": key}) for key in names(KEYS)]
     with running(peer := make(folder)):
         peer.fill(KEYS)
         while True:
             yield drive_native(
-                peer, bodies, connections=50, in_flight=in_flight, seconds=scale.seconds
+                peer,
+                bodies,
+                connections=connections,
+                in_flight=in_flight,
+                seconds=scale.seconds,
             ).figures()
 
 

@@ -9,11 +9,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
 from zkv.operations import Arguments, Operation
+
+TURN_S: Final = 0.005
+TURN_BYTES: Final = 8 * 2**20
+"""What one turn may take, in time and in bytes of values for the replies, before others want to
+be heard."""
 
 
 class Session(Protocol):
@@ -40,6 +45,8 @@ class Outcome(Struct, frozen=True):
 
     result: Mapping[str, Any] | BaseException
     revision: int
+    bytes_read: int = 0
+    """Of the values in a result, about."""
 
 
 class Engine(Protocol):
@@ -49,8 +56,11 @@ class Engine(Protocol):
     def revision(self) -> int:
         """The newest revision that is as durable as the engine was asked to make it."""
 
-    def execute(self, calls: Sequence[Call]) -> list[Outcome]:
+    def execute(self, calls: Sequence[Call], *, one_turn: bool = False) -> list[Outcome]:
         """Runs the calls in order, each all or nothing, and returns an outcome for each.
+
+        With `one_turn` it stops after a call when they have taken `TURN_S`, or read
+        `TURN_BYTES`: there are as many outcomes as calls were run.
 
         It returns when everything that the outcomes say is as durable as the engine was
         asked to make it. Raises DiskFailed when it cannot say that of one of them.

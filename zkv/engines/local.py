@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, get_args
 
-from zkv.engines import Call, Outcome, compaction, snapshot
+from zkv.engines import TURN_BYTES, TURN_S, Call, Outcome, compaction, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync, Journal, record_line
 from zkv.engines.recovery import OnProgress, recover, settle
@@ -110,7 +110,7 @@ class LocalEngine:
         self._keeper = threading.Thread(target=self._keep, name="zkv-keeper", daemon=True)
         self._keeper.start()
 
-    def execute(self, calls: Sequence[Call]) -> list[Outcome]:
+    def execute(self, calls: Sequence[Call], *, one_turn: bool = False) -> list[Outcome]:
         if not calls:
             return []
         with self._lock:
@@ -118,7 +118,10 @@ class LocalEngine:
                 raise Unavailable("the store is closed")
             now = self._clock()
             self._sweep(now)
-            outcomes = [self._run(call, now) for call in calls]
+            if one_turn and len(calls) > 1:
+                outcomes = self._run_one_turn(calls, now)
+            else:
+                outcomes = [self._run(call, now) for call in calls]
         try:
             self._journal.confirm(max([outcome.revision for outcome in outcomes]))
         except DiskFailed as error:
@@ -202,6 +205,18 @@ class LocalEngine:
         self._compaction_error: str | None = None
         self._compact_not_before = 0.0
 
+    def _run_one_turn(self, calls: Sequence[Call], now: float) -> list[Outcome]:
+        """Calls, until the turn is over, under the lock."""
+        clock, size, outcomes = time.perf_counter, 0, []
+        until = clock() + TURN_S
+        for call in calls:
+            outcome = self._run(call, now)
+            outcomes.append(outcome)
+            size += outcome.bytes_read
+            if size > TURN_BYTES or clock() > until:
+                break
+        return outcomes
+
     def _run(self, call: Call, now: float) -> Outcome:
         """One call, under the lock."""
         t = Transaction(self._table, now, self._table.next_revision)
@@ -217,7 +232,7 @@ class LocalEngine:
             result = call.run(t, call.args)
             completed = None if session is None else Completed(session.id, session.seq, result)
             if completed is None and not t.changes:
-                return Outcome(result, self._true_of(t))
+                return Outcome(result, self._true_of(t), t.bytes_read)
             commit = Commit(t.revision, now, t.changes, completed)
             self._take_space(commit, t.size, 0 if completed is None else _packed_bytes(result))
         except BaseException as error:  # even SystemExit: the client waits for an answer
@@ -228,7 +243,7 @@ class LocalEngine:
                 sessions.remember(Completed(session.id, session.seq, failure), revision)
             return Outcome(error, revision)
         self._commit(commit)
-        return Outcome(result, t.revision)
+        return Outcome(result, t.revision, t.bytes_read)
 
     def _take_space(self, commit: Commit, put_bytes: int, reply_bytes: int) -> None:
         """Raises NoSpace; deletions find space by themselves, also when their reply is kept."""

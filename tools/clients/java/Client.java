@@ -2,6 +2,9 @@
 //
 //   apt-get install default-jdk-headless libjeromq-java libmsgpack-java
 //   java -cp '/usr/share/java/*' Client.java [tcp://127.0.0.1:5757]
+//
+// Debian's jeromq 0.3 speaks ZMTP 2, so the server has to be told: zkv-server --old-zmtp. From
+// jeromq 0.4 on it needs not.
 
 import com.fasterxml.jackson.databind.*;
 import java.io.IOException;
