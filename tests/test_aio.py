@@ -10,6 +10,8 @@ import os
 import random
 import subprocess
 import sys
+import time
+import warnings
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -220,6 +222,132 @@ def test_what_is_cancelled_before_it_could_be_sent_is_not_sent(unused: str, tmp_
                     assert await client.count() == 0
 
     asyncio.run(main())
+
+
+def test_tens_of_thousands_of_calls_share_a_few_connections(
+    server: ServerProcess, long: bool
+) -> None:
+    """All are done, each sent once, within less time each than all take together."""
+    count = 100_000 if long else 10_000
+
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint, timeout_s=5) as client:
+            await asyncio.gather(*(client.put(f"{n % 1000}", n) for n in range(count)))
+            found = await asyncio.gather(*(client.get(f"{n % 1000}") for n in range(count)))
+            assert {value % 1000 for value in found} == {*range(1000)}
+            info = await client.info()
+            asked = info["counters"]["requests"]
+            assert (asked["put"], asked["get"]) == (count, count)
+            assert info["connections"]["open"] <= 8
+            assert info["sessions"] == asked["txn"] <= 8 * 128
+
+    asyncio.run(main())
+
+
+def test_a_call_that_waits_for_its_turn_is_not_on_the_clock(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("zkv.aio.CONNECTIONS_MAX", 1)
+    monkeypatch.setattr("zkv.aio.IN_FLIGHT_MAX", 1)
+
+    async def main(endpoint: str) -> None:
+        async with zkv.aio.Client(endpoint, timeout_s=0.4, resend_after_s=10) as client:
+            started = [asyncio.create_task(client.ping()) for _ in range(5)]
+            await asyncio.sleep(0.01)
+            started[3].cancel()
+            results = await asyncio.gather(*started, return_exceptions=True)
+            kinds = [type(result) for result in results]
+            assert kinds == [zkv.Timeout] * 3 + [asyncio.CancelledError, zkv.Timeout]
+
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as deaf:
+        deaf.linger = 0
+        asyncio.run(main(f"tcp://127.0.0.1:{deaf.bind_to_random_port('tcp://127.0.0.1')}"))
+
+
+def test_a_reply_that_came_while_the_loop_was_busy_is_not_late(server: ServerProcess) -> None:
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint, timeout_s=0.2, resend_after_s=0.1) as client:
+            await client.put("k", 1)
+            for _ in range(3):
+                waiting = asyncio.create_task(client.get("k"))
+                await asyncio.sleep(0)
+                time.sleep(0.3)
+                assert await waiting == 1
+            assert (await client.info())["counters"]["requests"]["get"] == 3
+
+    asyncio.run(main())
+
+
+def test_cancelled_calls_cost_no_session(server: ServerProcess, seed: int, long: bool) -> None:
+    """Nor does a read."""
+    rng = random.Random(seed)
+
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint, timeout_s=60) as client:
+            for _ in range(500 if long else 50):
+                tasks = [
+                    asyncio.create_task(client.put("k", n) if n % 2 else client.get("k", None))
+                    for n in range(100)
+                ]
+                for task in rng.sample(tasks, 90):
+                    asyncio.get_running_loop().call_later(rng.uniform(0, 0.004), task.cancel)
+                await asyncio.gather(*tasks, return_exceptions=True)
+            assert (await client.info())["sessions"] <= 50
+
+    asyncio.run(main())
+
+
+def test_a_client_that_is_dropped_says_so_and_leaves_nothing(
+    server: ServerProcess, recwarn: pytest.WarningsRecorder
+) -> None:
+    """While its loop goes on."""
+
+    async def use() -> None:
+        await zkv.aio.Client(server.endpoint).put("k", 1)
+
+    async def main() -> None:
+        await use()
+        files = len(os.listdir("/proc/self/fd"))
+        for _ in range(50):
+            await use()
+        await asyncio.sleep(0.1)
+        assert len(os.listdir("/proc/self/fd")) < files + 10
+
+    warnings.simplefilter("always")
+    asyncio.run(main())
+    assert {str(warning.message) for warning in recwarn} == {
+        f"<zkv.aio.Client of {server.endpoint}> was not closed"
+    }
+
+
+NO_FILES = """
+import asyncio, resource, sys, zkv.aio
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+async def main():
+    clients = []
+    try:
+        for _ in range(100):
+            clients.append(zkv.aio.Client(sys.argv[1]))
+            await clients[-1].ping()
+    except zkv.CannotConnect as error:
+        print(error)
+    for client in clients:
+        await client.close()
+    await asyncio.sleep(0.5)
+    async with zkv.aio.Client(sys.argv[1]) as client:
+        await client.ping()
+
+asyncio.run(main())
+"""
+
+
+def test_a_client_without_files_for_it_cannot_connect(server: ServerProcess) -> None:
+    """And the process goes on."""
+    command = [sys.executable, "-c", NO_FILES, server.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "cannot make a socket: Too many open files; nothing was sent\n"
 
 
 def test_a_client_is_for_one_event_loop(server: ServerProcess) -> None:

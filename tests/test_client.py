@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import msgpack
 import pytest
 import zmq
 from awaited import Connect
-from harness import ServerProcess, raw_socket, serving, wait_until
+from harness import ServerProcess, ask, raw_socket, serving, wait_until
+from relay import Relay
 
 import zkv
 from zkv.errors import BY_CODE, DataLost
@@ -379,6 +381,55 @@ def test_a_write_is_not_resent_against_the_will_of_its_caller(connect: Connect) 
 
 
 # Closing
+
+
+def test_a_client_whose_session_was_overtaken_says_so_once_and_goes_on(
+    connect: Connect, server: ServerProcess
+) -> None:
+    with connect(server.endpoint) as client, raw_socket(zmq.REQ, server.endpoint) as copy:
+        assert client.incr("n") == 1
+        (journal,) = server.data.glob("journal-*.jsonl")
+        *_, last = (line for line in journal.read_text().splitlines() if "session" in line)
+        name, seq, _ = json.loads(last)["session"]
+        ask(copy, {"op": "incr", "key": "n", "session": name, "seq": seq + 100})
+        with pytest.raises(zkv.Stale, match="another client has used the session"):
+            client.incr("n")
+        assert client.incr("n") == 3
+        assert client.get("n") == 3
+
+
+def test_a_session_goes_on_after_a_timeout(connect: Connect, server: ServerProcess) -> None:
+    with (
+        Relay(server.endpoint, lost=0, seed=0) as relay,
+        connect(relay.endpoint, timeout_s=0.3, resend_after_s=0.1) as client,
+    ):
+        client.incr("n")
+        for _ in range(5):
+            relay.lost = 1
+            with pytest.raises(zkv.Timeout):
+                client.incr("n")
+            relay.lost = 0
+            client.incr("n")
+        assert client.get("n") == 11
+        assert client.info()["sessions"] == 1
+
+
+def test_threads_that_are_gone_leave_few_connections(server: ServerProcess) -> None:
+    with zkv.Client(server.endpoint, timeout_s=60) as client:
+        barrier = threading.Barrier(100)
+
+        def use() -> None:
+            barrier.wait()
+            for _ in range(5):
+                client.incr("n")
+
+        threads = [threading.Thread(target=use) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert client.get("n") == 500
+        wait_until(lambda: client.info()["connections"]["open"] <= 32)
 
 
 def test_close_needs_no_server_and_no_first_time(connect: Connect, unused: str) -> None:

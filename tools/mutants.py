@@ -594,6 +594,44 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_stop_ends_though_a_worker_hangs",),
     ),
     Mutant(
+        "a call that waits for its turn is on the clock",
+        "zkv/aio.py",
+        "                await slots.wait()\n",
+        "                await asyncio.wait_for(slots.wait(), self.timeout_s)\n",
+        ("tests/test_aio.py::test_a_call_that_waits_for_its_turn_is_not_on_the_clock",),
+    ),
+    Mutant(
+        "a reply that is there is not looked at before it is given up",
+        "zkv/dealer.py",
+        "        self._look()  # where the loop",
+        "        pass  # where the loop",
+        ("tests/test_aio.py::test_a_reply_that_came_while_the_loop_was_busy_is_not_late",),
+    ),
+    Mutant(
+        "a cancelled write costs its session",
+        "zkv/aio.py",
+        "            if session is not None:\n                self._sessions",
+        "            if session is not None and not session.is_open:\n                self._sessions",
+        ("tests/test_aio.py::test_cancelled_calls_cost_no_session",),
+    ),
+    Mutant(
+        "an overtaken session goes on",
+        "zkv/exchange.py",
+        "Stale | SessionLost",
+        "SessionLost",
+        (
+            "tests/test_client.py"
+            "::test_a_client_whose_session_was_overtaken_says_so_once_and_goes_on",
+        ),
+    ),
+    Mutant(
+        "a thread that is gone leaves its connection",
+        "zkv/client.py",
+        "            if spoiled or len(self._idle) >= IDLE_MAX:",
+        "            if spoiled:",
+        ("tests/test_client.py::test_threads_that_are_gone_leave_few_connections",),
+    ),
+    Mutant(
         "a defect of an operation ends its worker",
         "zkv/engines/local.py",
         "        except BaseException as error:  # even SystemExit",

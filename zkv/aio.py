@@ -10,18 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import warnings
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
-
-import zmq
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from zkv import backup, plans
 from zkv.block import READS, Fields, Plan, Txn
-from zkv.dealer import Dealer, connect
+from zkv.dealer import IN_FLIGHT_MAX, Dealer, connect
 from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, Error
-from zkv.exchange import Session, Steps, did_nothing, exchange
+from zkv.exchange import Session, Steps, ends_session, exchange
+
+CONNECTIONS_MAX: Final = 8
+"""How many a client opens at most; more calls than they may have under way wait for their turn."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -104,9 +107,14 @@ class Client:
     Any number of tasks of one event loop may share one client, and it is for that loop only:
     in another it raises BadRequest. A fork may go on using it, in a loop of its own.
 
+    Up to 1,024 calls are under way at a time; others wait for their turn, first come, first
+    served, and the `timeout_s` of a call count from then on. (`asyncio.timeout` bounds all of it.)
+
     A call may be cancelled at any moment. What it asked for may then be done or not; other
     calls never get its reply.
     """
+
+    _looking: asyncio.Task[str] | None
 
     def __init__(
         self,
@@ -123,18 +131,27 @@ class Client:
         self._closed = False
         self._start()
         try:
-            connect(self._context, self.endpoint).close()  # a bad endpoint fails now
-        except BadRequest:
-            self._context.term()
-            raise
+            connect(self.endpoint).close()  # a bad endpoint fails now
+        except OSError as error:
+            raise _no_socket(error) from None
+
+    def __repr__(self) -> str:
+        return f"<zkv.aio.Client of {self.endpoint}>"
 
     async def close(self) -> None:
         """Closes the connections; a call that another task has under way closes its own."""
         if self._loop is None or not self._loop.is_closed():
             self._bind()
-        if not self._closed:
-            self._closed = True
-            self._end()
+        self._closed = True
+        self._end()
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_dealers") and self._pid == os.getpid():
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+            if self._loop is None or self._loop.is_closed():
+                _close_all(self._dealers)
+            else:  # this may be the thread of another one
+                self._loop.call_soon_threadsafe(_close_all, self._dealers)
 
     async def __aenter__(self) -> Self:
         return self
@@ -192,22 +209,40 @@ class Client:
         self._bind()
         if self._closed:
             raise BadRequest("the client is closed")
-        session = self._sessions.pop() if self._sessions else Session()
         self._calls += 1
+        slots, session = self._slots, None
+        has_slot = slots.take()
         try:
-            reply = await self._carry(exchange(self, session, op, fields, writes=writes))
+            if not has_slot:
+                await slots.wait()
+                has_slot = True
+                if self._closed:
+                    raise BadRequest("the client is closed")
+            if writes and self.exactly_once:
+                session = self._sessions.pop() if self._sessions else Session()
+            return await self._carry(exchange(self, session, op, fields, writes=writes))
         except CannotConnect:
-            raise CannotConnect(await asyncio.to_thread(unreachable, self.endpoint)) from None
+            raise CannotConnect(await self._unreachable()) from None
         except Error as error:
-            if did_nothing(error):
-                self._sessions.append(session)
+            if ends_session(error):
+                session = None
             raise
+        except OSError as error:
+            raise _no_socket(error) from None
         finally:
+            if session is not None:
+                self._sessions.append(session)
+            if has_slot:
+                slots.give_back()
             self._calls -= 1
             if self._closed:
                 self._end()
-        self._sessions.append(session)
-        return reply
+
+    async def _unreachable(self) -> str:
+        """Why the server cannot be reached; one look is for all who ask meanwhile."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(asyncio.to_thread(unreachable, self.endpoint))
+        return await asyncio.shield(self._looking)
 
     async def _carry(self, steps: Steps) -> Fields:
         try:
@@ -221,9 +256,10 @@ class Client:
     def _start(self) -> None:
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._context = zmq.Context()
         self._dealers: list[Dealer] = []
         self._sessions: list[Session] = []
+        self._slots = _Slots(CONNECTIONS_MAX * IN_FLIGHT_MAX)
+        self._looking = None
         self._calls = 0
 
     def _bind(self) -> asyncio.AbstractEventLoop:
@@ -239,17 +275,60 @@ class Client:
 
     def _dealer(self) -> Dealer:
         """A connection with room for a request; one that has fallen silent gets no more."""
-        self._dealers = [dealer for dealer in self._dealers if not dealer.silent]
         for dealer in self._dealers:
             if dealer.has_room:
                 return dealer
-        socket = connect(self._context, self.endpoint)
-        dealer = Dealer(socket, self._bind(), self)
+        self._dealers = [dealer for dealer in self._dealers if not dealer.silent]
+        dealer = Dealer(connect(self.endpoint), self._bind(), self.endpoint)
         self._dealers.append(dealer)
         return dealer
 
     def _end(self) -> None:
         if self._calls == 0:
-            while self._dealers:
-                self._dealers.pop().close()
-            self._context.term()
+            _close_all(self._dealers)
+
+
+class _Slots:
+    """Places for calls that are under way. Who finds none waits in line.
+
+    An asyncio.Semaphore, for a sixth of its price while there are places.
+    """
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Takes a place, if there is one."""
+        if self._free == 0:
+            return False
+        self._free -= 1
+        return True
+
+    async def wait(self) -> None:
+        """Returns when there is a place, and it is taken."""
+        turn = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():  # it came at the same moment
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        while self._line:
+            turn = self._line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+
+def _no_socket(error: OSError) -> CannotConnect:
+    return CannotConnect(f"cannot make a socket: {error.strerror}; nothing was sent")
+
+
+def _close_all(dealers: list[Dealer]) -> None:
+    while dealers:
+        dealers.pop().close()

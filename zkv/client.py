@@ -1,8 +1,8 @@
 """A store behind a ZeroMQ endpoint, with methods that wait.
 
-A connection that got no reply is of no more use, since the reply may yet come. So a client
-keeps a pool: a call takes a connection out, uses it, and puts it back; after a failure it is
-closed instead, and the next call opens another.
+A call takes a connection out of a pool, uses it, and puts it back; a write takes a session too.
+A connection that got no reply is of no more use, since the reply may yet come, so its socket is
+closed, and the next call opens another. A session goes on: its next write has a higher number.
 """
 
 from __future__ import annotations
@@ -14,13 +14,25 @@ from typing import Final
 
 from zkv.block import Fields
 from zkv.endpoint import find, unreachable
-from zkv.errors import BadRequest, CannotConnect, Error
-from zkv.exchange import MANY_FRAMES, Nothing, Peer, Session, Steps, did_nothing, exchange, not_zkv
+from zkv.errors import BadRequest, CannotConnect, Error, ProtocolError
+from zkv.exchange import (
+    MANY_FRAMES,
+    Nothing,
+    Peer,
+    Session,
+    Steps,
+    ends_session,
+    exchange,
+    not_zkv,
+)
 from zkv.store import Store
 from zkv.zmtp import Link, NotZeroMQ
 
 CONNECT_AGAIN_S: Final = 0.05
 """How long to wait after a connection that could not be opened, or was lost."""
+
+IDLE_MAX: Final = 32
+"""Connections that are kept while no thread uses them."""
 
 
 class Client(Store):
@@ -53,7 +65,9 @@ class Client(Store):
         self.revision_seen = 0
         self._closed = False
         self._pid = os.getpid()
-        self._idle: list[_Connection] = []  # taken from and added to in one step, so no lock
+        # Taken from and added to in one step each, so there is no lock.
+        self._idle: list[_Connection] = []
+        self._sessions: list[Session] = []
 
     def close(self) -> None:
         """Closes the connections; a call that another thread has under way closes its own."""
@@ -65,28 +79,40 @@ class Client(Store):
             raise BadRequest("the client is closed")
         if self._pid != os.getpid():  # forked: what is open here is the parent's
             self._close_idle()
+            self._sessions.clear()
             self._pid = os.getpid()  # only now: another thread must not take one of them
+        session = self._take_session() if writes and self.exactly_once else None
         try:
             connection = self._idle.pop()
         except IndexError:
             connection = _Connection(self)
         spoiled = True
         try:
-            reply = connection.carry(exchange(self, connection.session, op, fields, writes=writes))
+            reply = connection.carry(exchange(self, session, op, fields, writes=writes))
             spoiled = False
             return reply
         except CannotConnect:
             raise CannotConnect(unreachable(self.endpoint)) from None
         except Error as error:
-            spoiled = not did_nothing(error)
+            if ends_session(error):
+                session = None
+            spoiled = isinstance(error, ProtocolError)
             raise
         finally:
-            if spoiled:  # a reply may yet come, to nobody
+            if session is not None:
+                self._sessions.append(session)
+            if spoiled or len(self._idle) >= IDLE_MAX:  # spoiled: a reply may yet come, to nobody
                 connection.close()
             else:
                 self._idle.append(connection)
             if self._closed:
                 self._close_idle()
+
+    def _take_session(self) -> Session:
+        try:
+            return self._sessions.pop()
+        except IndexError:
+            return Session()
 
     def _close_idle(self) -> None:
         with suppress(IndexError):
@@ -95,10 +121,9 @@ class Client(Store):
 
 
 class _Connection:
-    """A session, and one connection after another. (Lazy Pirate, zguide chapter 4.)"""
+    """One connection after another. (Lazy Pirate, zguide chapter 4.)"""
 
     def __init__(self, peer: Peer) -> None:
-        self.session = Session()
         self._peer = peer
         self._link: Link | None = None
 
@@ -134,13 +159,13 @@ class _Connection:
             self.close()
             return Nothing.CAME
         except NotZeroMQ as error:
-            raise not_zkv(self._peer, error) from None
+            raise not_zkv(self._peer.endpoint, error) from None
         except OSError:
             self.close()
             time.sleep(min(CONNECT_AGAIN_S, wait_s))
             return Nothing.LEFT
         if len(frames) != 1:
-            raise not_zkv(self._peer, MANY_FRAMES)
+            raise not_zkv(self._peer.endpoint, MANY_FRAMES)
         return frames[0]
 
     def _connect(self, until: float) -> Link | None:

@@ -12,15 +12,17 @@ import asyncio
 import os
 from collections import deque
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
 import zmq
 
 from zkv.errors import BadRequest
-from zkv.exchange import MANY_FRAMES, Nothing, Peer, not_zkv
+from zkv.exchange import MANY_FRAMES, Nothing, not_zkv
 
 IN_FLIGHT_MAX: Final = 128
 """What PROTOCOL.md lets one connection have under way."""
+SOCKETS_MAX: Final = 16_384
+"""Of all clients of a process together."""
 
 # As plain numbers: to combine zmq's enums costs 1 µs each time.
 _EVENTS: Final = int(zmq.EVENTS)
@@ -38,23 +40,23 @@ class Dealer:
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop, peer: Peer
+        self, socket: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop, endpoint: str
     ) -> None:
         self.silent = False
         self._socket = socket
         self._loop = loop
-        self._peer = peer
+        self._endpoint = endpoint
         self._numbers = count()
         self._calls: dict[bytes, _Call] = {}
         self._unsent: deque[bytes] = deque()
         self._waiting = 0
         self._heard = 0
         self._looks_soon = False
-        loop.add_reader(socket.fileno(), self._look)
+        loop.add_reader(socket.fileno(), self._look)  # so the loop holds this, but no client
 
     @property
     def has_room(self) -> bool:
-        return len(self._calls) < IN_FLIGHT_MAX
+        return len(self._calls) < IN_FLIGHT_MAX and not self.silent
 
     def close(self) -> None:
         """A second call does nothing."""
@@ -118,7 +120,7 @@ class Dealer:
             if len(frames) == 2:
                 call.reply.set_result(frames[1].bytes)
             else:
-                call.reply.set_exception(not_zkv(self._peer, MANY_FRAMES))
+                call.reply.set_exception(not_zkv(self._endpoint, MANY_FRAMES))
         if self._unsent and not socket.closed:
             self._send()
 
@@ -132,7 +134,10 @@ class Dealer:
         return call
 
     def _give_up(self, number: bytes) -> None:
-        call = self._calls.pop(number)
+        self._look()  # where the loop was busy the reply may be there, unseen
+        call = self._calls.pop(number, None)
+        if call is None:
+            return
         sent = call.heard_before is not None
         if sent and call.heard_before == self._heard:
             self.silent = True
@@ -160,9 +165,30 @@ class _Call:
         """How many replies had come when it was sent; None: it is not sent yet."""
 
 
-def connect(context: zmq.Context[Any], endpoint: str) -> zmq.Socket[bytes]:
-    """A socket on its way to an endpoint; raises BadRequest for one that cannot be used."""
-    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
+FILES: Final = 16
+"""What libzmq may take for a socket, or a context; where it finds less, it ends the process."""
+
+
+def context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The one of this process: each has threads and files of its own."""
+    pid = os.getpid()
+    if pid not in _contexts:
+        _contexts[pid] = zmq.Context()
+        _contexts[pid].max_sockets = SOCKETS_MAX
+    return _contexts[pid]
+
+
+def connect(endpoint: str) -> zmq.Socket[bytes]:
+    """A socket on its way to an endpoint.
+
+    Raises BadRequest for one that cannot be used, and OSError where no files are left.
+    """
+    _expect_files()
+    try:
+        socket: zmq.Socket[bytes] = context().socket(zmq.DEALER)
+    except zmq.ZMQError as error:
+        raise OSError(error.errno, error.strerror) from None
     socket.linger = 0
     # Without this a request waits, unseen, for a server to come up, and may then run long
     # after its caller has given up.
@@ -177,3 +203,14 @@ def connect(context: zmq.Context[Any], endpoint: str) -> zmq.Socket[bytes]:
             f"cannot use the endpoint {endpoint!r}: {error.strerror}", field="endpoint"
         ) from None
     return socket
+
+
+def _expect_files() -> None:
+    """Raises OSError unless there are as many as libzmq may want."""
+    opened: list[int] = []
+    try:
+        while len(opened) < FILES:
+            opened.append(os.open(os.devnull, os.O_RDONLY))
+    finally:
+        for handle in opened:
+            os.close(handle)

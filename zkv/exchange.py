@@ -23,7 +23,8 @@ from zkv.errors import (
     Error,
     ProtocolError,
     RequestError,
-    ServerError,
+    SessionLost,
+    Stale,
     Timeout,
 )
 from zkv.requests import OPS
@@ -57,13 +58,16 @@ class Peer(Protocol):
     """The highest that a reply was true of."""
 
 
-def did_nothing(error: Error) -> bool:
-    """Whether a reply has said that the request failed without effect."""
-    return isinstance(error, RequestError | ServerError) and error.outcome_known
+def ends_session(error: Error) -> bool:
+    """Whether a session is of no more use after this: the server does not know it, or knows more
+    of it than this client does. After any other failure, the next write has a higher number: what
+    may still be under way is then done already, or refused as stale.
+    """
+    return isinstance(error, Stale | SessionLost | DataLost | ProtocolError)
 
 
 class Session:
-    """Numbers writes, one at a time. After a failure that may have had an effect it is done with.
+    """Numbers writes, one at a time.
 
     A resent first request of an unknown session is refused, as it may have run before. So a
     session is opened by a request without effect, and then is known.
@@ -82,29 +86,37 @@ class Session:
         return {**fields, "session": self._name, "seq": self._seq}
 
 
-def exchange(peer: Peer, session: Session, op: str, fields: Fields, *, writes: bool) -> Steps:
+def exchange(
+    peer: Peer, session: Session | None, op: str, fields: Fields, *, writes: bool
+) -> Steps:
     """The steps of a request; they end with its reply, or raise its error.
 
-    Or they raise Timeout, CannotConnect, ProtocolError, or DataLost.
+    Or they raise Timeout, CannotConnect, ProtocolError, or DataLost. A write that is to happen
+    once has a session.
     """
     deadline = time.monotonic() + peer.timeout_s
     if not writes:
         return _carry(peer, op, fields, _AS_IT_IS, deadline)
-    if not peer.exactly_once:
+    if session is None:
         return _carry(peer, op, fields, None, deadline)
     if session.is_open:
         return _carry(peer, op, session.number(fields), _RETRY, deadline)
     return _carry_first(peer, session, op, fields, deadline)
 
 
-def not_zkv(peer: Peer, reason: object) -> ProtocolError:
+def not_zkv(endpoint: str, reason: object) -> ProtocolError:
     """The error of a peer that has answered with something else than a reply."""
     return ProtocolError(
-        f"{peer.endpoint} does not answer as zkv does ({reason}): is a zkv server there?"
+        f"{endpoint} does not answer as zkv does ({reason}): is a zkv server there?"
     )
 
 
 MANY_FRAMES: Final = "a reply of more than one frame"
+
+_OVERTAKEN: Final = (
+    "another client has used the session of this one (is there a copy of its process?); the write "
+    "was not done, and the next one goes on in a new session"
+)
 
 _AS_IT_IS: Final[Fields] = {}
 _RETRY: Final[Fields] = {"retry": True}
@@ -154,13 +166,15 @@ def _read(peer: Peer, op: str, body: bytes | memoryview, seen: int) -> Fields:
         reply = protocol.decode_reply(body)
     except RequestError as error:
         _see(peer, error.details.get("revision", seen), seen)
+        if isinstance(error, Stale) and OPS[op].writes:
+            raise Stale(_OVERTAKEN, **error.details) from None
         raise
     except Error:  # of which some are ValueErrors
         raise
     except ValueError as error:
-        raise not_zkv(peer, error) from None
+        raise not_zkv(peer.endpoint, error) from None
     if missing := OPS[op].always.difference(reply):
-        raise not_zkv(peer, f"a reply to {op} lacks {', '.join(sorted(missing))}")
+        raise not_zkv(peer.endpoint, f"a reply to {op} lacks {', '.join(sorted(missing))}")
     _see(peer, reply["revision"], seen)
     return reply
 
