@@ -311,8 +311,8 @@ MUTANTS: Final = (
     Mutant(
         "a full disk takes a session for each refusal",
         "zkv/exchange.py",
-        "RequestError | ServerError)",
-        "RequestError)",
+        "return isinstance(error, Stale",
+        "return isinstance(error, Error | Stale",
         ("tests/test_disk_errors.py::test_what_a_full_disk_refuses_takes_no_new_session",),
     ),
     Mutant(
@@ -610,8 +610,9 @@ MUTANTS: Final = (
     Mutant(
         "a cancelled write costs its session",
         "zkv/aio.py",
-        "            if session is not None:\n                self._sessions",
-        "            if session is not None and not session.is_open:\n                self._sessions",
+        "        except Error as error:\n            if ends_session(error):",
+        "        except BaseException as error:\n"
+        "            if not isinstance(error, Error) or ends_session(error):",
         ("tests/test_aio.py::test_cancelled_calls_cost_no_session",),
     ),
     Mutant(
