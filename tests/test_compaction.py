@@ -25,6 +25,7 @@ from zkv.engines.disk import Disk
 from zkv.engines.journal import Journal
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
+from zkv.engines.sessions import digest
 from zkv.engines.table import Table
 from zkv.errors import Damaged
 from zkv.transaction import Commit, Completed, Entry
@@ -325,8 +326,8 @@ class Written:
                 entries[key] = Entry(values.pack(value), self.revision)
         completed = None
         if session is not None:
-            self.sessions[session] = self.revision
-            completed = Completed(session, self.revision, {"version": self.revision})
+            self.sessions[digest(session)] = self.revision
+            completed = Completed(digest(session), self.revision, {"version": self.revision})
         self.journal.append(Commit(self.revision, 1e9, entries, completed))
         self.journal.confirm(self.revision)
 

@@ -151,8 +151,9 @@ def history_of(batches: list[Batch]) -> History:
         for one in [call("ping"), *calls]:  # before anything else, what has expired goes
             (outcome,) = engine.execute([one])
             if one.session and not isinstance(outcome.result, BaseException):
-                done = Completed(one.session.id, one.session.seq, outcome.result)
-                completed[one.session.id] = sessions.to_json(done)
+                name = sessions.digest(one.session.id)
+                done = Completed(name, one.session.seq, outcome.result)
+                completed[name] = sessions.to_json(done)
             table = engine._table
             history[table.revision] = state_of(table, dict(completed))
     engine.close()

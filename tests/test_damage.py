@@ -25,6 +25,7 @@ from zkv.engines import Call, compaction, journal, local, watermark
 from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import Recovered, recover, settle
+from zkv.engines.sessions import digest
 from zkv.engines.table import Table
 from zkv.errors import Damaged
 from zkv.operations import OPERATIONS
@@ -74,7 +75,7 @@ def state_at(revision: int) -> Any:
         else:
             deadline = 1_001_000.0 if n % 3 == 0 else None
             keys[key_of(n)] = ({"ü": n, "crc": "5d1f0a3e"}, n, deadline)
-    return keys, {session_of(n): n for n in range(1, revision + 1)}
+    return keys, {digest(session_of(n)): n for n in range(1, revision + 1)}
 
 
 def state_of(table: Table) -> Any:

@@ -107,7 +107,8 @@ class Service:
             op = args.op
             if op in self._own:  # about the server or its files, not about the data
                 return _Asked(_give, self._own[op](args), None, request_id, op)
-            return _Asked(OPERATIONS[op], args, request.session, request_id, op)
+            session = None if op == "txn" and _only_reads(args) else request.session
+            return _Asked(OPERATIONS[op], args, session, request_id, op)
         except BaseException as error:
             return _Asked(_raise, error, None, request_id, op)
 
@@ -156,6 +157,12 @@ class Service:
         for outcome in outcomes:
             if isinstance(outcome.result, BaseException):
                 errors[_failure(outcome.result).code] += 1
+
+
+def _only_reads(txn: Arguments) -> bool:
+    """Whether it may as well be done again. An empty one is there to open a session."""
+    ops = [*txn.then, *txn.else_]
+    return bool(ops) and not any(one.writes for one in ops)
 
 
 def _give(_: Any, fields: Fields) -> Fields:

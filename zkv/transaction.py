@@ -35,10 +35,11 @@ class Entry(Struct, frozen=True, gc=False):
 class Completed(Struct, frozen=True):
     """A session's request that was carried out, and what it came to."""
 
-    session: str | bytes
+    session: str
+    """Not its name, but a digest of it."""
     seq: int
-    result: Mapping[str, Any] | BaseException
-    """The fields of a success, or the failure."""
+    result: Mapping[str, Any] | BaseException | None
+    """The fields of a success, or the failure; None if they are not kept any more."""
 
 
 class Commit(Struct, frozen=True):

@@ -19,7 +19,7 @@ from zkv.engines import TURN_BYTES, TURN_S, Call, Outcome, compaction, snapshot
 from zkv.engines.disk import Disk
 from zkv.engines.journal import Fsync, Journal, record_line
 from zkv.engines.recovery import OnProgress, recover, settle
-from zkv.engines.sessions import SESSIONS_MAX
+from zkv.engines.sessions import REPLIES_BYTES_MAX, SESSIONS_MAX, digest
 from zkv.engines.space import Space
 from zkv.errors import (
     BadRequest,
@@ -63,6 +63,11 @@ STOP_BYTES_MAX: Final = 64 * 2**20
 
 COMPACT_AGAIN_S: Final = 60.0
 """How long to wait after a compaction that failed."""
+
+REPLIES_AGE_S: Final = 150.0
+"""Large replies that sessions keep are given up when they are older than this, or than twice."""
+
+WARN_AGAIN_S: Final = 60.0
 
 _COMPACTION_ERRORS: Final = (OSError, ValueError, Damaged)
 
@@ -136,6 +141,10 @@ class LocalEngine:
             "fsync": self._fsync,
             "sessions": len(self._table.sessions),
             "sessions_max": SESSIONS_MAX,
+            "sessions_forgotten": self._table.sessions.forgotten,
+            "replies_bytes": self._table.sessions.bytes,
+            "replies_bytes_max": REPLIES_BYTES_MAX,
+            "replies_given_up": self._table.sessions.given_up,
             "journal_bytes": self._journal.bytes,
             "snapshot_bytes": self._snapshot.bytes,
             "snapshot_revision": self._snapshot.revision,
@@ -204,6 +213,8 @@ class LocalEngine:
         self._compacting = False
         self._compaction_error: str | None = None
         self._compact_not_before = 0.0
+        self._age_at = time.monotonic() + REPLIES_AGE_S
+        self._warn_at, self._forgotten = 0.0, self._table.sessions.forgotten
 
     def _run_one_turn(self, calls: Sequence[Call], now: float) -> list[Outcome]:
         """Calls, until the turn is over, under the lock."""
@@ -222,15 +233,16 @@ class LocalEngine:
         t = Transaction(self._table, now, self._table.next_revision)
         session, sessions = call.session, self._table.sessions
         if session is not None:
+            name = digest(session.id)
             try:
-                known = sessions.recall(session.id, session.seq, session.retry)
+                known = sessions.recall(name, session.seq, session.retry)
             except Error as error:
                 return Outcome(error, self._table.revision)  # a Stale tells of a later request
             if known is not None:
                 return Outcome(*known)
         try:
             result = call.run(t, call.args)
-            completed = None if session is None else Completed(session.id, session.seq, result)
+            completed = None if session is None else Completed(name, session.seq, result)
             if completed is None and not t.changes:
                 return Outcome(result, self._true_of(t), t.bytes_read)
             commit = Commit(t.revision, now, t.changes, completed)
@@ -240,7 +252,7 @@ class LocalEngine:
             if session is not None and isinstance(error, RequestError):
                 # Not the exception itself: its traceback holds on to the request.
                 failure = type(error)(error.message, **error.details)
-                sessions.remember(Completed(session.id, session.seq, failure), revision)
+                sessions.remember(Completed(name, session.seq, failure), revision)
             return Outcome(error, revision)
         self._commit(commit)
         return Outcome(result, t.revision, t.bytes_read)
@@ -270,7 +282,13 @@ class LocalEngine:
         while not self._closed:
             self._wake.wait(TICK_S)
             self._wake.clear()
-            for step in (self._expire, self._measure, self._journal.tick, self._tend_compaction):
+            for step in (
+                self._expire,
+                self._age_replies,
+                self._measure,
+                self._journal.tick,
+                self._tend_compaction,
+            ):
                 try:
                     step()
                 except DiskFailed as error:
@@ -284,6 +302,22 @@ class LocalEngine:
             self._sweep(self._clock())
             revision = self._table.revision
         self._journal.confirm(revision)
+
+    def _age_replies(self) -> None:
+        now, sessions = time.monotonic(), self._table.sessions
+        if now > self._age_at:
+            self._age_at = now + REPLIES_AGE_S
+            with self._lock:
+                sessions.age()
+        if sessions.forgotten > self._forgotten and now > self._warn_at:
+            self._warn_at = now + WARN_AGAIN_S
+            log.warning(
+                "%d sessions were forgotten, since there are more than %d; what a client of theirs "
+                "sends again fails as session_lost",
+                sessions.forgotten - self._forgotten,
+                SESSIONS_MAX,
+            )
+            self._forgotten = sessions.forgotten
 
     def _measure(self) -> None:
         with self._lock:

@@ -1,13 +1,17 @@
 """The latest request of each session and its reply, so that a request sent again runs once.
 
 (RIFL, SOSP'15; client sessions in the Raft thesis, 6.3.) A session has one request under
-way at a time, so one reply is enough. When there are too many, the one unused for longest
-leaves. No lock and no file may live here.
+way at a time, so one reply is enough. No lock and no file may live here.
+
+Sessions are known by a digest of their names: whoever reads the data files, or is handed a
+backup, cannot use them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from hashlib import sha256
 from typing import Any, Final
 
 from zkv import values
@@ -17,25 +21,51 @@ from zkv.values import Packed
 
 SESSIONS_MAX: Final = 100_000
 
+USED_SEQ: Final = 3
+"""A session that has come to this number is in use: it leaves after those that have not."""
+
+REPLIES_BYTES_MAX: Final = 64 * 2**20
+"""Of all replies that are larger than `SMALL_BYTES`; beyond it the oldest of them go."""
+
+SMALL_BYTES: Final = 512
+"""Replies up to this are kept as long as their sessions: of 100,000 they have 50 MB."""
+
 Result = Mapping[str, Any] | BaseException
+
+
+@lru_cache(maxsize=4096)
+def digest(name: str | bytes) -> str:
+    """What a session of this name is known by. It is longer than any name, so neither is taken
+    for the other. A str and a bin are two names.
+    """
+    kind, data = (b"str", name.encode()) if isinstance(name, str) else (b"bin", name)
+    return "#" + sha256(kind + data).hexdigest()
 
 
 class Sessions:
     """Which request of each session was the latest, and what it came to."""
 
     def __init__(self) -> None:
-        self._latest: dict[str | bytes, tuple[Completed, int]] = {}  # unused for longest first
+        # Each with those unused for longest first.
+        self._new: dict[str, tuple[Completed, int]] = {}
+        self._used: dict[str, tuple[Completed, int]] = {}
+        self._large: dict[str, int] = {}  # bytes of the replies that are large, oldest first
+        self._aging: set[str] = set()
+        self.bytes = 0
+        """Of large replies."""
+        self.forgotten = self.given_up = 0
+        """How many sessions had to leave, and replies, since the start."""
 
     def __len__(self) -> int:
-        return len(self._latest)
+        return len(self._new) + len(self._used)
 
-    def recall(self, session: str | bytes, seq: int, retry: bool) -> tuple[Result, int] | None:
+    def recall(self, session: str, seq: int, retry: bool) -> tuple[Result, int] | None:
         """The result and revision of this very request, or None if it has to be run now.
 
         Raises Stale for one before the latest, and SessionLost for a resent request of a
         session that is not known: it may have run, so it must not run now.
         """
-        found = self._latest.get(session)
+        found = self._used.get(session) or self._new.get(session)
         if found is None:
             if retry:
                 raise SessionLost("the session is not known; whether the request ran is not known")
@@ -43,34 +73,95 @@ class Sessions:
         completed, revision = found
         if seq < completed.seq:
             raise Stale(f"the session is past seq {seq}: its latest is {completed.seq}")
-        return (completed.result, revision) if seq == completed.seq else None
+        if seq > completed.seq:
+            return None
+        if completed.result is None:
+            raise SessionLost("the request was done, and its reply is not kept any more")
+        return completed.result, revision
 
     def remember(self, completed: Completed, revision: int) -> None:
         """Makes this request its session's latest. A failure changes nothing on disk."""
-        self._latest.pop(completed.session, None)
-        self._latest[completed.session] = completed, revision
-        if len(self._latest) > SESSIONS_MAX:
-            del self._latest[next(iter(self._latest))]
+        session = completed.session
+        self._new.pop(session, None)
+        self._used.pop(session, None)
+        if session in self._large:
+            self._forget_large(session)
+        known = self._used if completed.seq >= USED_SEQ else self._new
+        known[session] = completed, revision
+        if len(self) > SESSIONS_MAX:
+            self._forget(self._new if len(self._new) > SESSIONS_MAX // 10 else self._used)
+        size = _reply_bytes(completed.result)
+        if size > SMALL_BYTES:
+            self._large[session] = size
+            self.bytes += size
+            while self.bytes > REPLIES_BYTES_MAX:
+                self._give_up(next(iter(self._large)))
+
+    def age(self) -> None:
+        """Gives up the large replies that were there at the last call already."""
+        for session in self._aging & self._large.keys():
+            self._give_up(session)
+        self._aging = {*self._large}
 
     def completed(self) -> Iterator[tuple[Completed, int]]:
         """The latest request of each session, with its revision, unless it failed."""
-        for completed, revision in self._latest.values():
-            if not isinstance(completed.result, BaseException):
-                yield completed, revision
+        for known in (self._new, self._used):
+            for completed, revision in known.values():
+                if not isinstance(completed.result, BaseException):
+                    yield completed, revision
+
+    def _forget(self, known: dict[str, tuple[Completed, int]]) -> None:
+        session = next(iter(known or self._new))
+        (known or self._new).pop(session)
+        self.forgotten += 1
+        if session in self._large:
+            self._forget_large(session)
+
+    def _give_up(self, session: str) -> None:
+        """A reply goes, its number stays."""
+        known = self._used if session in self._used else self._new
+        completed, revision = known[session]
+        known[session] = Completed(session, completed.seq, None), revision
+        self.given_up += 1
+        self._forget_large(session)
+
+    def _forget_large(self, session: str) -> None:
+        self.bytes -= self._large.pop(session)
+        self._aging.discard(session)
 
 
 def to_json(completed: Completed) -> list[Any]:
-    """[session, seq, fields of the reply], as the data files have it."""
+    """[digest, seq, fields of the reply], as the data files have it; null if they are given up."""
     assert not isinstance(completed.result, BaseException)
+    if completed.result is None:
+        return [completed.session, completed.seq, None]
     fields = values.packed_to_json(values.assemble(completed.result))
-    return [values.to_json(completed.session), completed.seq, fields]
+    return [completed.session, completed.seq, fields]
 
 
 def from_json(plain: Any) -> Completed:
-    """The request that `to_json` was given; raises ValueError for anything else."""
+    """The request that `to_json` was given; raises ValueError for anything else.
+
+    Older files have the names of sessions, as JSON with tags.
+    """
     try:
         session, seq, fields = plain
+        name = values.from_json(session)
+        if not (isinstance(name, str) and len(name) == _DIGEST_CHARS):
+            name = digest(name)
+        if fields is None:
+            return Completed(name, seq, None)
         named = {name: Packed(values.pack(values.from_json(it))) for name, it in fields.items()}
-        return Completed(values.from_json(session), seq, named)
+        return Completed(name, seq, named)
     except (TypeError, AttributeError) as error:
         raise ValueError(f"not a session of zkv: {error}") from None
+
+
+_DIGEST_CHARS: Final = len(digest(""))
+
+
+def _reply_bytes(result: Result | None) -> int:
+    """Of the values in a reply, about; what else it holds is small."""
+    if result is None or isinstance(result, BaseException):
+        return 0
+    return sum([len(it) for it in result.values() if type(it) is Packed])
