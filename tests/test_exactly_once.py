@@ -177,7 +177,7 @@ def test_a_server_that_forgot_the_session_is_not_made_to_do_it_again(
         relay.lost = 1
         waiting = pool.submit(store.incr, "n")
         wait_until(lambda: relay.dropped == 1)
-        wire("put", key="other", value=0, session="other", seq=1)
+        wire("put", key="other", value=0, session="other", seq=9)
         relay.lost = 0
         with pytest.raises(zkv.SessionLost) as raised:
             waiting.result()

@@ -383,6 +383,11 @@ def requests_of(socket: zmq.Socket[bytes]) -> dict[str, int]:
     return requests
 
 
+def unread_bytes(socket: zmq.Socket[bytes]) -> int:
+    told: int = ask(socket, {"op": "info"})["connections"]["unread_bytes"]
+    return told
+
+
 @pytest.fixture
 def stuck(server: ServerProcess) -> Any:
     """A server that is stopping, and waits a second for a client that does not read."""
@@ -391,7 +396,7 @@ def stuck(server: ServerProcess) -> Any:
         socket.connect(server.endpoint)
         leave_replies_unread(socket)
         with raw_socket(zmq.REQ, server.endpoint) as honest:
-            wait_until(lambda: requests_of(honest).get("get", 0) == 60)
+            wait_until(lambda: unread_bytes(honest) > 2**24)
         server.process.terminate()
         wait_until(lambda: "stopping" in server.log.read_text())
         yield server

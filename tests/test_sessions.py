@@ -5,6 +5,7 @@ across restarts, crashes and compactions; and no session is remembered for ever.
 from __future__ import annotations
 
 import gc
+import shutil
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -276,3 +277,104 @@ def test_an_embedded_store_writes_once_without_sessions(tmp_path: Path) -> None:
     with zkv.open(tmp_path) as store:
         assert [store.incr("n") for _ in range(3)] == [1, 2, 3]
         assert store.info()["sessions"] == 0
+
+
+# What is kept, and for how long
+
+
+def incr_in(wire: Wire, session: str, seq: int, **fields: Any) -> Any:
+    return wire("incr", key="n", session=session, seq=seq, **fields)
+
+
+@lives
+def test_a_session_in_use_stays_though_others_come_without_end(
+    wire: Wire, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkv.engines.sessions.SESSIONS_MAX", 20)
+    for seq in (1, 2, 3):
+        incr_in(wire, "used", seq)
+    value = incr_in(wire, "used", 4)["value"]
+    for number in range(100):
+        incr_in(wire, f"careless {number}", 1)
+        incr_in(wire, f"careless {number}", 2)
+    life(wire)
+    assert wire("info")["sessions"] == 20
+    assert incr_in(wire, "used", 4, **RETRY)["value"] == value
+    assert incr_in(wire, "careless 0", 2, **RETRY)["error"] == "session_lost"
+
+
+def test_sessions_in_use_leave_when_all_are(wire: Wire, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zkv.engines.sessions.SESSIONS_MAX", 20)
+    for number in range(25):
+        incr_in(wire, f"used {number}", 3)
+    assert wire("info")["sessions"] == 20
+    assert wire("info")["sessions_forgotten"] == 5
+    assert incr_in(wire, "used 4", 3, **RETRY)["error"] == "session_lost"
+    assert incr_in(wire, "used 5", 3, **RETRY)["ok"]
+
+
+MIB = 2**20
+
+
+@lives
+def test_large_replies_are_bounded_in_bytes_and_their_numbers_stay(
+    wire: Wire, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkv.engines.sessions.REPLIES_BYTES_MAX", 3 * MIB)
+    for number in range(5):
+        wire("put", key="big", value=bytes(MIB - 100))
+        assert wire("delete", key="big", return_old=True, session=f"s{number}", seq=1)["ok"]
+    life(wire)
+    assert wire("info")["replies_bytes"] <= 3 * MIB
+    for number in range(5):
+        reply = wire("delete", key="big", session=f"s{number}", seq=1, **RETRY)
+        assert reply.get("error") == (None if number > 1 else "session_lost")
+        assert "was done" in reply["message"] if number < 2 else len(reply["old"]) == MIB - 100
+    assert incr_in(wire, "s0", 2)["value"] == 1
+    assert wire("delete", key="big", session="s1", seq=0 + 1)["error"] == "session_lost"
+
+
+def test_large_replies_are_given_up_when_they_are_old(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire("put", key="big", value=bytes(MIB))
+    wire("delete", key="big", return_old=True, **S, seq=1)
+    wire("incr", key="n", session="small", seq=1)
+    assert wire("info")["replies_bytes"] > MIB
+    for _ in range(2):
+        wire.engine._age_at = 0.0
+        wire.engine._age_replies()
+    info = wire("info")
+    assert (info["replies_bytes"], info["replies_given_up"], info["sessions"]) == (0, 1, 2)
+    assert wire("delete", key="big", **S, seq=1, **RETRY)["error"] == "session_lost"
+    assert incr_in(wire, "small", 1, **RETRY)["value"] == 1
+
+
+def test_a_transaction_that_only_reads_is_not_kept(wire: Wire) -> None:
+    wire("put", key="big", value=bytes(MIB))
+    reads = {"then": [op("get", "big"), {"op": "count"}, {"op": "list"}]}
+    before = wire("info")
+    assert wire("txn", **reads, **S, seq=1)["success"]
+    after = wire("info")
+    kept = ("replies_bytes", "sessions", "journal_bytes")
+    assert [before[name] for name in kept] == [after[name] for name in kept]
+    assert wire("txn", **reads, **S, seq=1, **RETRY)["success"]
+
+
+def test_no_file_holds_the_name_of_a_session(wire: Wire) -> None:
+    incr_in(wire, "robot-7", 1)
+    wire("incr", key="n", session=b"robot-7", seq=1)
+    wire.compact()
+    incr_in(wire, "robot-7", 2)
+    for path in wire.folder.iterdir():
+        assert b"robot-7" not in path.read_bytes()
+
+
+def test_sessions_of_a_folder_that_holds_names_go_on(tmp_path: Path) -> None:
+    """As version 0.1.0 wrote it."""
+    shutil.copytree(Path(__file__).with_name("folder-0.1.0"), tmp_path, dirs_exist_ok=True)
+    with Wire(tmp_path) as wire:
+        for session, value in (("in the snapshot", 1), ("in the journal", 2), (b"\xff", 3)):
+            reply = wire("incr", key="n", session=session, seq=2, **RETRY)
+            assert reply.get("value") == value
+        assert incr_in(wire, "in the journal", 3)["value"] == 4

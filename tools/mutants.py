@@ -412,8 +412,8 @@ MUTANTS: Final = (
     Mutant(
         "a connection that failed is used again",
         "zkv/client.py",
-        "            if spoiled:",
-        "            if False:",
+        "            if spoiled or len",
+        "            if len",
         (
             "tests/test_client.py::test_a_late_reply_goes_to_nobody",
             "tests/test_client.py::test_a_signal_handler_may_break_off_a_call",
@@ -594,6 +594,35 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_stop_ends_though_a_worker_hangs",),
     ),
     Mutant(
+        "a flood of sessions drives out those in use",
+        "zkv/engines/sessions.py",
+        "        known = self._used if completed.seq >= USED_SEQ else self._new\n",
+        "        known = self._new\n",
+        ("tests/test_sessions.py::test_a_session_in_use_stays_though_others_come_without_end",),
+    ),
+    Mutant(
+        "kept replies are not bounded in bytes",
+        "zkv/engines/sessions.py",
+        "            while self.bytes > REPLIES_BYTES_MAX:",
+        "            while False:",
+        ("tests/test_sessions.py::test_large_replies_are_bounded_in_bytes",),
+    ),
+    Mutant(
+        "what was given up is run again",
+        "zkv/engines/sessions.py",
+        "        if completed.result is None:\n            raise SessionLost(",
+        "        if completed.result is None:\n            return None\n"
+        "        if False:\n            raise SessionLost(",
+        ("tests/test_sessions.py::test_large_replies_are_bounded_in_bytes",),
+    ),
+    Mutant(
+        "files hold the names of sessions",
+        "zkv/engines/sessions.py",
+        '    return "#" + sha256(kind + data).hexdigest()',
+        '    return "#" + (kind + data).decode("latin-1").ljust(64)',
+        ("tests/test_sessions.py::test_no_file_holds_the_name_of_a_session",),
+    ),
+    Mutant(
         "a call that waits for its turn is on the clock",
         "zkv/aio.py",
         "                await slots.wait()\n",
@@ -628,8 +657,8 @@ MUTANTS: Final = (
     Mutant(
         "a thread that is gone leaves its connection",
         "zkv/client.py",
-        "            if spoiled or len(self._idle) >= IDLE_MAX:",
-        "            if spoiled:",
+        "IDLE_MAX: Final = 32",
+        "IDLE_MAX: Final = 1000",
         ("tests/test_client.py::test_threads_that_are_gone_leave_few_connections",),
     ),
     Mutant(

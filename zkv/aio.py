@@ -13,6 +13,7 @@ import os
 import warnings
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
@@ -21,7 +22,7 @@ from zkv.block import READS, Fields, Plan, Txn
 from zkv.dealer import IN_FLIGHT_MAX, Dealer, connect
 from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, Error
-from zkv.exchange import Session, Steps, ends_session, exchange
+from zkv.exchange import Session, Steps, ends_session, exchange, give_up_reply
 
 CONNECTIONS_MAX: Final = 8
 """How many a client opens at most; more calls than they may have under way wait for their turn."""
@@ -142,6 +143,11 @@ class Client:
         """Closes the connections; a call that another task has under way closes its own."""
         if self._loop is None or not self._loop.is_closed():
             self._bind()
+        if not self._closed and self._dealers:
+            with suppress(Error):
+                for session in self._sessions:
+                    if steps := give_up_reply(self, session):
+                        await self._carry(steps)
         self._closed = True
         self._end()
 

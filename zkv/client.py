@@ -23,6 +23,7 @@ from zkv.exchange import (
     Steps,
     ends_session,
     exchange,
+    give_up_reply,
     not_zkv,
 )
 from zkv.store import Store
@@ -71,6 +72,8 @@ class Client(Store):
 
     def close(self) -> None:
         """Closes the connections; a call that another thread has under way closes its own."""
+        if not self._closed and self._pid == os.getpid():
+            self._give_up_replies()
         self._closed = True
         self._close_idle()
 
@@ -107,6 +110,13 @@ class Client(Store):
                 self._idle.append(connection)
             if self._closed:
                 self._close_idle()
+
+    def _give_up_replies(self) -> None:
+        with suppress(Error, IndexError):
+            while True:
+                steps = give_up_reply(self, self._sessions.pop())
+                if steps is not None:
+                    self._idle[-1].carry(steps)
 
     def _take_session(self) -> Session:
         try:

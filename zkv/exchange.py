@@ -67,18 +67,20 @@ def ends_session(error: Error) -> bool:
 
 
 class Session:
-    """Numbers writes, one at a time.
+    """Numbers writes, one at a time. `reply_bytes` is the size of the latest reply, which the
+    server keeps.
 
     A resent first request of an unknown session is refused, as it may have run before. So a
     session is opened by a request without effect, and then is known.
     """
 
-    __slots__ = ("_name", "_seq", "is_open")
+    __slots__ = ("_name", "_seq", "is_open", "reply_bytes")
 
     def __init__(self) -> None:
         self._name = secrets.token_urlsafe(12)
         self._seq = 0
         self.is_open = False
+        self.reply_bytes = 0
 
     def number(self, fields: Fields) -> Fields:
         """The fields of a write with those that make it happen once."""
@@ -99,9 +101,18 @@ def exchange(
         return _carry(peer, op, fields, _AS_IT_IS, deadline)
     if session is None:
         return _carry(peer, op, fields, None, deadline)
-    if session.is_open:
-        return _carry(peer, op, session.number(fields), _RETRY, deadline)
-    return _carry_first(peer, session, op, fields, deadline)
+    return _carry_in_session(peer, session, op, fields, deadline)
+
+
+def give_up_reply(peer: Peer, session: Session) -> Steps | None:
+    """The steps of a request that lets the server give up a large reply, which it keeps in case
+    this client did not get it; None if there is none.
+    """
+    if session.reply_bytes <= REPLY_BYTES_LARGE:
+        return None
+    session.reply_bytes = 0
+    deadline = time.monotonic() + min(GIVE_UP_S, peer.timeout_s)
+    return _carry(peer, "txn", session.number(_NOTHING), None, deadline)
 
 
 def not_zkv(endpoint: str, reason: object) -> ProtocolError:
@@ -120,16 +131,30 @@ _OVERTAKEN: Final = (
 
 _AS_IT_IS: Final[Fields] = {}
 _RETRY: Final[Fields] = {"retry": True}
+_NOTHING: Final[Fields] = {"then": []}
+
+REPLY_BYTES_LARGE: Final = 1024
+GIVE_UP_S: Final = 0.5
+"""How long a client that is closed waits until its large replies are given up."""
 
 
-def _carry_first(peer: Peer, session: Session, op: str, fields: Fields, deadline: float) -> Steps:
-    """The first write of a session."""
-    yield from _carry(peer, "txn", session.number({"then": []}), _AS_IT_IS, deadline)
-    session.is_open = True
-    return (yield from _carry(peer, op, session.number(fields), _RETRY, deadline))
+def _carry_in_session(
+    peer: Peer, session: Session, op: str, fields: Fields, deadline: float
+) -> Steps:
+    if not session.is_open:
+        yield from _carry(peer, "txn", session.number(_NOTHING), _AS_IT_IS, deadline)
+        session.is_open = True
+    return (yield from _carry(peer, op, session.number(fields), _RETRY, deadline, session))
 
 
-def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline: float) -> Steps:
+def _carry(
+    peer: Peer,
+    op: str,
+    fields: Fields,
+    resend: Fields | None,
+    deadline: float,
+    session: Session | None = None,
+) -> Steps:
     """`resend` is what a request has more when it is sent again; None: it must not be."""
     seen = peer.revision_seen
     body = protocol.encode_request(op, fields)
@@ -141,6 +166,8 @@ def _carry(peer: Peer, op: str, fields: Fields, resend: Fields | None, deadline:
     while True:
         answer = yield body, wait_s
         if not isinstance(answer, Nothing):
+            if session is not None:
+                session.reply_bytes = len(answer)
             return _read(peer, op, answer, seen)
         left_s = deadline - time.monotonic()
         if answer is not Nothing.SENT:
