@@ -570,7 +570,9 @@ MUTANTS: Final = (
         "zkv/unread.py",
         "            self.held.add(connection)",
         "            pass",
-        ("tests/test_connections.py::test_replies_that_one_leaves_unread_are_bounded",),
+        (
+            "tests/test_connections.py::test_replies_that_one_leaves_unread_are_bounded_and_none_is_lost",
+        ),
     ),
     Mutant(
         "replies are made though there is no room for them",
@@ -605,7 +607,7 @@ MUTANTS: Final = (
         "zkv/engines/sessions.py",
         "            while self.bytes > REPLIES_BYTES_MAX:",
         "            while False:",
-        ("tests/test_sessions.py::test_large_replies_are_bounded_in_bytes",),
+        ("tests/test_sessions.py::test_large_replies_are_bounded_in_bytes_and_their_numbers_stay",),
     ),
     Mutant(
         "what was given up is run again",
@@ -613,7 +615,7 @@ MUTANTS: Final = (
         "        if completed.result is None:\n            raise SessionLost(",
         "        if completed.result is None:\n            return None\n"
         "        if False:\n            raise SessionLost(",
-        ("tests/test_sessions.py::test_large_replies_are_bounded_in_bytes",),
+        ("tests/test_sessions.py::test_large_replies_are_bounded_in_bytes_and_their_numbers_stay",),
     ),
     Mutant(
         "files hold the names of sessions",
