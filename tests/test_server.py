@@ -19,6 +19,7 @@ import pytest
 import zmq
 from harness import ServerProcess, ask, raw_socket, serving, wait_until
 
+import zkv
 from zkv.requests import OPS
 from zkv.server import Server
 
@@ -205,6 +206,33 @@ def test_a_value_is_32_levels_deep_at_most(server: ServerProcess) -> None:
     reply = reply_to(server, b"", put_of(b"\x01", levels=33))
     assert_refused(reply, "bad_request", "value")
     assert reply["limit"] == 32
+
+
+@pytest.mark.parametrize("one", [b"\x90", b"\x80", b"\x91\x01", b"\x81\xc0\xc0"])
+def test_arrays_and_maps_are_bounded_in_all(server: ServerProcess, one: bytes) -> None:
+    """However few bytes they are. Nothing is made of them."""
+    assert reply_to(server, b"", put_of(many(one, 1)))["ok"] is True
+    before = server.resident_bytes()
+    reply = reply_to(server, b"", put_of(many(one, 2)))
+    assert_refused(reply, "bad_request", "value")
+    assert (reply["limit"], reply["size"]) == (2**18, 2**18 + 3)
+    reply = reply_to(server, b"", put_of(many(one, 2_000_000 // 2**17)))
+    assert_refused(reply, "bad_request", "value")
+    assert server.resident_bytes() < before + 100 * MIB
+
+
+def many(one: bytes, times: int) -> bytes:
+    """Arrays of 131,072 of these, so many in an array."""
+    full = b"\xdd\0\2\0\0" + one * 2**17
+    return bytes((0x90 + times,)) + full * times
+
+
+def test_large_values_without_many_containers_pass(server: ServerProcess) -> None:
+    ints, text = list(range(-32, 0)) * 2**12, "\u0800" * 2**20
+    for value in (ints, [ints] * 15, text, text.encode(), {"k": text}, [{}] * 100_000):
+        with zkv.Client(server.endpoint) as store:
+            store.put("large", value)
+            assert store.get("large") == value
 
 
 def test_a_message_is_8_mib_at_most(server: ServerProcess) -> None:
@@ -468,7 +496,7 @@ def test_stop_ends_though_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> Non
 
     def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
         reached.set()
-        go_on.wait(20)
+        go_on.wait(8)
         return list(bodies)
 
     server = new_server(handle, ["tcp://127.0.0.1:*"], workers=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -272,3 +273,27 @@ def test_the_fast_way_to_unpack_finds_what_the_thorough_one_does(
         damaged[at % len(damaged)] = byte
     found = [value_or_refusal(it, bytes(damaged)) for it in (values.unpack, values.unpack_any)]
     assert same(*found)
+
+
+def test_keys_of_a_map_that_hash_alike_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those that nothing salts: with these, which hash as 0 to 2, in threes."""
+    alike = [n + times * (2**61 - 1) for n in range(3) for times in range(3)]
+    packed = values.pack(dict.fromkeys(alike))
+    monkeypatch.setattr(values, "ALIKE_MAX", 6)
+    assert values.unpack(packed) == dict.fromkeys(alike)
+    monkeypatch.setattr(values, "ALIKE_MAX", 5)
+    with pytest.raises(ValueError, match="more than 5 keys of a map hash alike"):
+        values.unpack(packed)
+    assert values.from_json(values.to_json(dict.fromkeys(alike))) == dict.fromkeys(alike)
+
+
+def test_keys_of_a_map_may_be_many(seed: int) -> None:
+    rng = random.Random(seed)
+    for keys in (
+        range(-1000, 50_000),
+        [rng.randrange(2**63) for _ in range(50_000)],
+        [rng.random() for _ in range(50_000)],
+        [msgpack.Timestamp(rng.randrange(2**34), rng.randrange(10**9)) for _ in range(50_000)],
+    ):
+        map_ = dict.fromkeys(keys)
+        assert values.unpack(values.pack(map_)) == map_

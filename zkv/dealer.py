@@ -134,7 +134,7 @@ class Dealer:
         return call
 
     def _give_up(self, number: bytes) -> None:
-        self._look()  # where the loop was busy the reply may be there, unseen
+        self._look()  # a loop that was busy may run its timers first, as uvloop does
         call = self._calls.pop(number, None)
         if call is None:
             return

@@ -35,6 +35,7 @@ LIMITS: Final = {
     "session_bytes": TOKEN_BYTES_MAX,
     "value_depth": values.DEPTH_MAX,
     "value_items": values.ITEMS_MAX,
+    "containers": values.CONTAINERS_MAX,
     "list_items": LIST_ITEMS_MAX,
     "txn_ops": TXN_OPS_MAX,
 }
@@ -43,17 +44,20 @@ LIMITS: Final = {
 _TOO_MANY: Final = re.compile(r"(\d+) exceeds max_(?:array|map)_len")  # as msgpack says it
 
 _PLAIN_DECODERS: Final = [msgspec.msgpack.Decoder(kind) for kind in requests.PLAIN_REQUESTS]
+_LARGE_DECODERS: Final = _PLAIN_DECODERS[::-1]  # of bin first: it needs no look at what is in it
 
 
 def decode_plain(body: bytes) -> Request | None:
     """The request of a body, checked; or None if `decode_map` and `check` have to see to it."""
+    large = len(body) > values.CONTAINERS_MAX  # a smaller one cannot have so many containers
     if len(body) > MESSAGE_BYTES_MAX:
         return None
-    for decoder in _PLAIN_DECODERS:
+    for decoder in _LARGE_DECODERS if large else _PLAIN_DECODERS:
         try:
             return requests.take(decoder.decode(body))
         except (ValueError, RecursionError):
-            continue
+            if large and _may_have_too_many(body):
+                return None
     return None
 
 
@@ -64,7 +68,8 @@ def decode_map(body: bytes) -> dict[str, Any]:
     if not body:
         raise BadRequest("a request has one body, a frame that is not empty")
     try:
-        fields = values.unpack(body)
+        counts = _containers_of_fields(body)
+        fields = {} if counts else values.unpack(body)
     except UnicodeDecodeError:
         raise BadRequest(
             "a str in the request is not UTF-8 (send bytes as bin)", field=_field_not_utf8(body)
@@ -79,7 +84,30 @@ def decode_map(body: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not one msgpack value: {_reason(error)}") from None
     if type(fields) is not dict:
         raise BadRequest("the body is not a msgpack map")
+    for name, count in counts.items():
+        raise BadRequest(
+            f"{name} has {count} arrays and maps, the limit is {values.CONTAINERS_MAX}",
+            field=name, limit=values.CONTAINERS_MAX, size=count,
+        )  # fmt: skip
     return fields
+
+
+def _may_have_too_many(body: bytes) -> bool:
+    return (
+        not body[_HEAD_BYTES:].isascii()  # text, which is quicker to tell
+        and values.containers_at_most(body) > values.CONTAINERS_MAX
+    )
+
+
+def _containers_of_fields(body: bytes) -> dict[str, int]:
+    """The fields of a request that have too many arrays and maps, and how many."""
+    if len(body) <= values.CONTAINERS_MAX or not _may_have_too_many(body):
+        return {}
+    counts = values.containers_of_fields(body)
+    return {shortened(str(n)): it for n, it in counts.items() if it > values.CONTAINERS_MAX}
+
+
+_HEAD_BYTES: Final = 4096  # of a request with one large value, the rest
 
 
 def check_id(given: Any) -> None:

@@ -150,7 +150,6 @@ class Server:
         self._clients.bind(_STOP)
         self._workers = self._context.socket(zmq.DEALER)
         self._workers.sndhwm = 1  # what waits for a slow worker waits where others can take it
-        self._workers.rcvhwm = 0  # a worker that waited for the proxy might be waited for by it
         self._workers.linger = 0
         self._workers.bind(_INPROC)
         self._crashed = threading.Event()
@@ -227,7 +226,7 @@ class Server:
     def _work(self) -> None:
         with self._context.socket(zmq.DEALER) as clients:
             clients.rcvhwm = AHEAD_MAX
-            clients.sndhwm = 0
+            clients.sndhwm = 0  # or it waits for the proxy, which may wait for it
             clients.connect(_INPROC)
             bodies: list[bytes] = []
             stopping, full_batches = False, 0

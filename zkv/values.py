@@ -32,6 +32,14 @@ DEPTH_MAX: Final = 32
 ITEMS_MAX: Final = 131_072
 """Items of one array or map. It also bounds what a header that lies can make us allocate."""
 
+CONTAINERS_MAX: Final = 262_144
+"""Arrays and maps of one request in all: each takes memory, here and in every reader, whatever
+little it takes on the wire."""
+
+ALIKE_MAX: Final = 64
+"""Keys of one map that may share a hash in Python. Of numbers and timestamps a peer can choose as
+many as it likes, and each costs a look at all others, here and in every reader."""
+
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1
 JSON_INT_MAX: Final = 2**53 - 1  # RFC 7493: what every JSON reader keeps exact
@@ -72,7 +80,8 @@ def unpack(packed: bytes | memoryview) -> Value:
     Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
     that a store can hold: bytes missing or left over, text that is not UTF-8, an array or
     map of more than `ITEMS_MAX` items, a map key that is a container, or keys of a map with
-    others than str and bin that are equal. Of a str or bin key that comes twice the last counts.
+    others than str and bin that are equal, or of which too many hash alike. Of a str or bin key
+    that comes twice the last counts.
     """
     try:
         return _unpack_plain(packed)
@@ -90,9 +99,43 @@ def unpack_any(packed: bytes | memoryview, *, unicode_errors: str = "strict") ->
     return _unpack(
         packed,
         strict_map_key=False,
-        object_pairs_hook=_dict_of_distinct,
+        object_pairs_hook=_dict_of_sound,
         unicode_errors=unicode_errors,
     )
+
+
+def containers_at_most(packed: bytes) -> int:
+    """A number that these bytes have no more arrays and maps than, found without reading them."""
+    return len(packed) - len(packed.translate(None, _CONTAINER_MARKS))
+
+
+def containers_of_fields(packed: bytes) -> dict[Any, int]:
+    """How many arrays and maps each field of a map has; nothing of them is kept.
+
+    Raises ValueError as `unpack` does.
+    """
+    count = 0
+
+    def note(_: object) -> None:
+        nonlocal count
+        count += 1
+
+    unpacker = msgpack.Unpacker(
+        timestamp=0,
+        strict_map_key=False,
+        max_buffer_size=len(packed),
+        max_array_len=ITEMS_MAX,
+        max_map_len=ITEMS_MAX,
+        list_hook=note,
+        object_pairs_hook=note,
+    )
+    unpacker.feed(packed)
+    found = {}
+    for _ in range(unpacker.read_map_header()):
+        name, before = unpacker.unpack(), count
+        unpacker.unpack()
+        found[name] = count - before
+    return found
 
 
 def equal(one: bytes, other: bytes) -> bool:
@@ -204,6 +247,21 @@ _Exact = Annotated[int, msgspec.Meta(ge=-JSON_INT_MAX, le=JSON_INT_MAX)]
 _Json = _containers_of(str | FINITE | _Exact | bool | None, 6)  # what JSON says as it stands
 _unpack_json = msgspec.msgpack.Decoder(_Json).decode
 _unpack_json_array = msgspec.msgpack.Decoder(list[_Json]).decode  # type: ignore[valid-type]
+
+
+_CONTAINER_MARKS = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))  # what one begins with
+
+
+def _dict_of_sound(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    """What a peer has sent: keys that would make the dict slow are refused before it is made."""
+    if len(pairs) > ALIKE_MAX:
+        hashes = [hash(key) for key, _ in pairs if type(key) in _UNSALTED]
+        if len(hashes) - len(set(hashes)) > ALIKE_MAX:
+            raise ValueError(f"more than {ALIKE_MAX} keys of a map hash alike")
+    return _dict_of_distinct(pairs)
+
+
+_UNSALTED = frozenset((int, float, bool, type(None), msgpack.Timestamp))
 
 
 def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
