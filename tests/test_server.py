@@ -396,6 +396,33 @@ def test_the_ipc_path_of_a_dead_server_is_taken_over(tmp_path: Path) -> None:
         assert_echoes(server.endpoints[0])
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "link"])
+def test_an_ipc_path_that_is_no_socket_is_left_alone(tmp_path: Path, kind: str) -> None:
+    path, target = tmp_path / "mine", tmp_path / "target"
+    target.write_text("precious")
+    if kind == "file":
+        path.write_text("precious")
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(target)
+    with pytest.raises(OSError, match="ocket") as refused, running(echo, f"ipc://{path}"):
+        pass
+    assert refused.value.filename == f"ipc://{path}"
+    assert path.is_dir() if kind == "folder" else path.read_text() == "precious"
+
+
+def test_an_abstract_ipc_name_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = f"@zkv-test-{tmp_path.name}"
+    with running(echo, f"ipc://{name}") as server:
+        assert_echoes(server.endpoints[0])
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(OSError, match="ocket"), running(echo, f"ipc://{name}"):
+        pass
+    assert (tmp_path / name).read_text() == "precious"
+
+
 def test_a_handler_that_raises_is_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
         raise ValueError("a defect")

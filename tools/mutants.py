@@ -618,6 +618,13 @@ MUTANTS: Final = (
         ("tests/test_sessions.py::test_no_file_holds_the_name_of_a_session",),
     ),
     Mutant(
+        "a file that is no socket makes room for one",
+        "zkv/server.py",
+        "    if not stat.S_ISSOCK(os.lstat(path).st_mode):",
+        "    if False:",
+        ("tests/test_server.py::test_an_ipc_path_that_is_no_socket_is_left_alone",),
+    ),
+    Mutant(
         "as many keys that hash alike as a peer likes",
         "zkv/values.py",
         "        if len(hashes) - len(set(hashes)) > ALIKE_MAX:",

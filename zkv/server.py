@@ -16,6 +16,7 @@ import logging
 import os
 import secrets
 import socket as unix
+import stat
 import sys
 import threading
 import time
@@ -86,6 +87,7 @@ STOP_S: Final = 4.0
 _INPROC: Final = "inproc://workers"
 _STOP: Final = "inproc://stop"
 _IPC: Final = "ipc://"
+_ABSTRACT: Final = "ipc://@"  # no file has that name
 
 
 def keep_to_one_cpu() -> None:
@@ -187,7 +189,7 @@ class Server:
         """
         until = time.monotonic() + STOP_S
         for endpoint in self.endpoints:
-            if endpoint.startswith(_IPC):
+            if endpoint.startswith(_IPC) and not endpoint.startswith(_ABSTRACT):
                 with suppress(FileNotFoundError):
                     os.unlink(endpoint.removeprefix(_IPC))
         with self._context.socket(zmq.DEALER) as stop:
@@ -408,17 +410,22 @@ def _listen(clients: zmq.Socket[bytes], endpoint: str) -> str:
     """Binds; returns the address."""
     clients.ipv6 = "[" in endpoint
     try:
-        _refuse_ipc_in_use(endpoint)
+        _refuse_file_in_use(endpoint)
         clients.bind(endpoint)
     except zmq.ZMQError as error:
         raise OSError(error.errno, zmq.strerror(error.errno or 0), endpoint) from None
     return clients.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
 
-def _refuse_ipc_in_use(endpoint: str) -> None:
-    """libzmq would unlink the socket of a server that lives, and take its clients."""
+def _refuse_file_in_use(endpoint: str) -> None:
+    """libzmq would unlink whatever is there: also a file that is no socket, even where the name
+    is an abstract one, and the socket of a server that lives, whose clients it would take.
+    """
     path = endpoint.removeprefix(_IPC)
-    if path != endpoint and os.path.exists(path):
-        with unix.socket(unix.AF_UNIX) as probe:
-            if probe.connect_ex(path) == 0:
-                raise zmq.ZMQError(zmq.EADDRINUSE)
+    if path == endpoint or not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise zmq.ZMQError(zmq.ENOTSOCK)
+    with unix.socket(unix.AF_UNIX) as probe:
+        if probe.connect_ex(path) == 0:
+            raise zmq.ZMQError(zmq.EADDRINUSE)
