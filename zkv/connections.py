@@ -15,11 +15,13 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import zmq
+
+from zkv.unread import Unread
 
 log = logging.getLogger("zkv.server")
 
@@ -41,7 +43,7 @@ class _Connection(NamedTuple):
 class Connections:
     """Follows a socket's connections in a thread of its own, until the context ends.
 
-    `short_of_memory` says whether peers that take nothing are to go.
+    While much is `unread`, peers that take nothing have to go.
     """
 
     def __init__(
@@ -50,11 +52,11 @@ class Connections:
         sockets: zmq.Socket[bytes],
         *,
         open_max: int,
-        short_of_memory: Callable[[], bool],
+        unread: Unread,
     ) -> None:
         self.open_max = open_max
         self.accepted = self.greeted = self.refused = self.stalled = 0
-        self._short_of_memory = short_of_memory
+        self._unread = unread
         self._open: dict[int, _Connection] = {}
         self._seen: dict[int, tuple[int, float]] = {}
         self._logged: dict[str, tuple[int, float]] = {}
@@ -65,7 +67,7 @@ class Connections:
         self._monitor.connect(address)
 
     def info(self) -> dict[str, int]:
-        """Counts since the start, but for `open`."""
+        """Connections, and the bytes of unread replies; counts are since the start."""
         return {
             "open": len(self._open),
             "open_max": self.open_max,
@@ -73,6 +75,9 @@ class Connections:
             "greeted": self.greeted,
             "refused": self.refused,
             "stalled": self.stalled,
+            "unread_bytes": self._unread.bytes,
+            "unread_bytes_max": self._unread.bytes_max,
+            "dropped": self._unread.dropped,
         }
 
     def run(self) -> None:
@@ -109,7 +114,7 @@ class Connections:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._short_of_memory():
+        if self._unread.is_much:
             self._close_stalled(now)
         else:
             self._seen.clear()
@@ -117,6 +122,7 @@ class Connections:
         self._report("%d peers did not greet as ZMTP 3 does", self.accepted - self.greeted - young)
         self._report(f"%d connections were refused: {self.open_max} are open", self.refused)
         self._report("%d connections were closed: their peers took no replies", self.stalled)
+        self._report("%d requests were dropped: their peers read no replies", self._unread.dropped)
 
     def _close_stalled(self, now: float) -> None:
         for handle in list(self._open):

@@ -139,9 +139,7 @@ class Server:
             self._context,
             self._clients,
             open_max=connections_max,
-            short_of_memory=lambda: (
-                self._unread.bytes > unread_bytes_max // 2 or bool(self._unread.held)
-            ),
+            unread=self._unread,
         )
         try:
             self.endpoints = [_listen(self._clients, endpoint) for endpoint in endpoints]
@@ -172,13 +170,8 @@ class Server:
             thread.start()
 
     def info(self) -> dict[str, int]:
-        """What it counts: connections since the start, and the bytes of unread replies."""
-        return {
-            **self._connections.info(),
-            "unread_bytes": self._unread.bytes,
-            "unread_bytes_max": self._unread.bytes_max,
-            "dropped": self._unread.dropped,
-        }
+        """See `Connections.info`."""
+        return self._connections.info()
 
     def stop(self) -> bool:
         """Answers what has reached a worker, delivers the replies, and closes everything.

@@ -42,6 +42,11 @@ class Unread:
         self._lock = threading.Lock()
         self._looked = 0.0
 
+    @property
+    def is_much(self) -> bool:
+        """Whether somebody has to be told to read, or to go."""
+        return bool(self.held) or self.bytes > self.bytes_max // 2
+
     def mark(self, connection: bytes, reply: bytes) -> zmq.Frame:
         """What is to be sent to hand on this reply as a mark."""
         frame = zmq.Frame(reply, track=True, copy=False, copy_threshold=0)
