@@ -115,6 +115,18 @@ def test_a_request_is_one_body(server: ServerProcess, frames: list[bytes]) -> No
     assert_refused(reply_to(server, *frames), "bad_request")
 
 
+@pytest.mark.parametrize("frames", [[bytes(5000)], [bytes(3000), bytes(3000), b""]], ids=len)
+def test_an_envelope_is_small(server: ServerProcess, frames: list[bytes]) -> None:
+    with raw_socket(zmq.DEALER, server.endpoint) as socket:
+        socket.send_multipart([*frames, PING])
+        (reply,) = socket.recv_multipart()
+        assert_refused(msgpack.unpackb(reply), "bad_request")
+        socket.send_multipart([bytes(3000), b"", PING])
+        *envelope, reply = socket.recv_multipart()
+        assert envelope == [bytes(3000), b""]
+        assert msgpack.unpackb(reply)["ok"]
+
+
 def put_of(packed: bytes, levels: int = 0) -> bytes:
     """A put of this msgpack, inside so many arrays."""
     return b"\x83\xa2op\xa3put\xa3key\xa1k\xa5value" + b"\x91" * levels + packed

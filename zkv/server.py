@@ -37,6 +37,8 @@ Handle = Callable[[Sequence[bytes], int], list[bytes]]
 """From the bodies of requests, and how many bytes their replies may have in all, to the bodies
 of their replies: of all, or of the first ones when these took long, but of one at least."""
 
+ENVELOPE_BYTES_MAX: Final = 4096
+"""Of what a reply has to repeat; more is no request."""
 BATCH_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 8 * 2**20
 FULL_BATCHES_MAX: Final = 64
@@ -344,6 +346,8 @@ def _receive_batch(
         if len(envelope) > 2 and b"" in envelope[:-1]:  # several frames after the delimiter
             del envelope[envelope.index(b"") + 1 :]
             body = b""
+        if len(envelope) > 1 and len(b"".join(envelope)) > ENVELOPE_BYTES_MAX:
+            envelope, body = [name], b""
         if name == stop_name:
             return envelopes, bodies, True
         envelopes.append(envelope)
