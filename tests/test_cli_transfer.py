@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,36 @@ def test_a_dump_loads_into_an_equal_store(run: Run, store: zkv.Client, tmp_path:
     assert os.listdir(tmp_path) == ["dump.jsonl"]
 
     assert run("dump", "-", "--prefix", "bi") == Ended(0, first)
+
+
+def test_a_dump_says_when_keys_expire_and_load_keeps_it(run: Run, store: zkv.Client) -> None:
+    store.put("lock", 1, ttl=1000)
+    store.put("soon", 1, ttl=0.2)
+    store.put("for ever", 1)
+    dumped = run("dump")
+    expires = {
+        line["key"]: line.get("expires") for line in map(json.loads, dumped.out.splitlines())
+    }
+    assert expires["for ever"] is None
+    assert time.time() + 900 < expires["lock"] < time.time() + 1001
+
+    store.clear("")
+    time.sleep(0.3)
+    code, out, err = run("load", stdin=dumped.out)
+    assert (code, out) == (0, b"")
+    assert re.fullmatch(rb"loaded 2 keys in \d+\.\d\d s, 1 key had expired\n", err)
+    assert [item.key for item in store.items()] == ["for ever", "lock"]
+    assert 900 < (store.item("lock").ttl or 0) <= 1000
+    assert store.item("for ever").ttl is None
+
+
+@pytest.mark.parametrize("expires", ['"soon"', "true", "[1]"])
+def test_load_says_what_expires_must_be(run: Run, store: zkv.Client, expires: str) -> None:
+    line = f'{{"key":"k","value":1,"expires":{expires}}}\n'
+    code, _, err = run("load", stdin=line.encode())
+    assert code != 0
+    assert b"stdin:1: expires must be seconds since 1970" in err
+    assert store.count() == 0
 
 
 def test_a_dump_of_nothing_is_empty(run: Run, store: zkv.Client) -> None:

@@ -625,6 +625,13 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_an_ipc_path_that_is_no_socket_is_left_alone",),
     ),
     Mutant(
+        "a load makes for ever what was to expire",
+        "zkv/cli/transfer.py",
+        "    return None if entry.expires is None else max(",
+        "    return None if True else max(",
+        ("tests/test_cli_transfer.py::test_a_dump_says_when_keys_expire_and_load_keeps_it",),
+    ),
+    Mutant(
         "as many keys that hash alike as a peer likes",
         "zkv/values.py",
         "        if len(hashes) - len(set(hashes)) > ALIKE_MAX:",

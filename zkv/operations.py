@@ -108,6 +108,8 @@ def list_(t: Transaction, args: Arguments) -> Fields:
         if args.values:
             items[-1].append(Packed(entry.packed))
             size += len(entry.packed)
+        if args.ttls:
+            items[-1].append(None if entry.deadline is None else entry.deadline - t.now)
     t.bytes_read += size
     return {"items": items, "more": more}
 

@@ -38,14 +38,14 @@ class Item(NamedTuple):
     version: int
     """The revision that last changed the key."""
     ttl: float | None = None
-    """Seconds until the key expires; None is never, or in a listing not said."""
+    """Seconds until the key expires; None is never, or in a listing not asked for."""
 
 
 class Page(NamedTuple):
     """A part of a listing."""
 
     items: Sequence[tuple[Any, ...]]
-    """(key, version), or (key, version, value)."""
+    """(key, version), then the value, then the ttl, as far as they were asked for."""
     more: bool
     """Whether keys follow the last one."""
 
@@ -169,16 +169,27 @@ def keys(prefix: str = "") -> Iterator[Plan[list[str]]]:
     return _pages(prefix, False, lambda key, _: key)
 
 
-def items(prefix: str = "") -> Iterator[Plan[list[Item]]]:
-    """Like `keys`, with values and versions."""
-    return _pages(prefix, True, lambda key, version, value: Item(key, value, version))
+def items(prefix: str = "", *, ttls: bool = False) -> Iterator[Plan[list[Item]]]:
+    """Like `keys`, with values and versions, and if asked to with times to live."""
+
+    def made(key: str, version: int, value: Any, ttl: float | None = None) -> Item:
+        return Item(key, value, version, ttl)
+
+    return _pages(prefix, True, made, ttls=ttls)
 
 
 def page(
-    prefix: str = "", *, after: str = "", limit: int = 1000, values: bool = False
+    prefix: str = "",
+    *,
+    after: str = "",
+    limit: int = 1000,
+    values: bool = False,
+    ttls: bool = False,
 ) -> Plan[Page]:
-    """Up to so many of the keys that begin with the prefix and sort behind `after`."""
-    fields = {"prefix": prefix, "after": after, "limit": limit, "values": values}
+    """Up to so many of the keys that begin with the prefix and sort after `after`."""
+    fields: Fields = {"prefix": prefix, "after": after, "limit": limit, "values": values}
+    if ttls:  # which a server of 0.1.0 does not know
+        fields["ttls"] = True
     reply = yield "list", fields, READS
     return Page([tuple(item) for item in reply["items"]], reply["more"])
 
@@ -233,14 +244,14 @@ def method_of(plan: Callable[..., Any], method: Callable[..., Any], returns: str
 
 
 def _pages(
-    prefix: str, values: bool, made: Callable[..., T], after: str = ""
+    prefix: str, values: bool, made: Callable[..., T], after: str = "", *, ttls: bool = False
 ) -> Iterator[Plan[list[T]]]:
     """A plan for one page after another; each must have been run before the next is taken."""
     more = True
 
     def next_page() -> Plan[list[T]]:
         nonlocal after, more
-        found = yield from page(prefix, after=after, values=values)
+        found = yield from page(prefix, after=after, values=values, ttls=ttls)
         more = found.more
         if more:
             after = found.items[-1][0]

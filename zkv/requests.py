@@ -322,9 +322,10 @@ OPS: Final[dict[str, Op]] = {
             "after": Field("prefix", check_prefix, "start behind this key", default=""),
             "limit": Field("limit", check_limit, f"1..{LIST_ITEMS_MAX} items", default=1000),
             "values": Field("flag", check_flag, "values too", default=False),
+            "ttls": Field("flag", check_flag, "seconds left too, or nil for ever", default=False),
         },
         {
-            "items": "[key, version] or [key, version, value], sorted by key",
+            "items": "[key, version], then the value, then the ttl, sorted by key",
             "more": "whether keys follow",
         },
     ),

@@ -1,7 +1,7 @@
 """The two forms that `load` takes, told apart by their first line.
 
-{"key":"user:1","value":{"name":"Ada"}}    JSON Lines, as `dump` writes them; further
-…                                          fields are ignored, tags are decoded
+{"key":"user:1","value":{"name":"Ada"}}    JSON Lines, as `dump` writes them; tags are decoded,
+…                                          `expires` counts, further fields are ignored
 {"user:1": {"name": "Ada"}, …}             one object of plain JSON, each member a key,
                                            on one line or many
 """
@@ -32,6 +32,8 @@ class Entry(NamedTuple):
     value: Any
     where: str
     size: int
+    expires: float | None = None
+    """In seconds since 1970."""
 
 
 def read(name: str, source: BinaryIO) -> Iterator[Entry | BadEntry]:
@@ -91,7 +93,10 @@ def _entry(where: str, line: bytes) -> Entry:
             raise ValueError('a line must be {"key":…,"value":…}')
         if type(fields["key"]) is not str:
             raise ValueError("key must be a str")
-        return Entry(fields["key"], from_json(fields["value"]), where, len(line))
+        expires = fields.get("expires")
+        if expires is not None and type(expires) not in (int, float):
+            raise ValueError("expires must be seconds since 1970")
+        return Entry(fields["key"], from_json(fields["value"]), where, len(line), expires)
     except json.JSONDecodeError as error:
         raise BadEntry(f"{where}: {_reason(error)}") from None
     except ValueError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import BinaryIO, Final
@@ -23,6 +24,8 @@ STANDARD: Final = "-"
 
 BATCH_KEYS_MAX: Final = 500
 BATCH_BYTES_MAX: Final = 2**20
+SHORTEST_S: Final = 0.001
+"""The time to live of what expires while it is loaded."""
 
 
 def load(store: Store, args: Arguments) -> None:
@@ -30,7 +33,8 @@ def load(store: Store, args: Arguments) -> None:
 
     An entry that cannot be read or put ends it with an error that names the place. The
     entries before that one are then in the store, and none behind it. With `skip_bad` it is
-    named and left out, the others are put, and the error comes at the end.
+    named and left out, the others are put, and the error comes at the end. A key that was to
+    expire does, and is left out if it should have.
     """
     with ExitStack() as stack:
         if args.file == STANDARD:
@@ -45,7 +49,9 @@ def load(store: Store, args: Arguments) -> None:
             raise type(error)(f"{error} (loaded {loaded} before)") from None
         finally:
             seconds = loading.progress.end()
-    print(f"loaded {keys_text(loading.progress.keys)} in {seconds:.2f} s", file=sys.stderr)
+    expired = f", {keys_text(loading.expired)} had expired" if loading.expired else ""
+    loaded = keys_text(loading.progress.keys)
+    print(f"loaded {loaded} in {seconds:.2f} s{expired}", file=sys.stderr)
     if loading.skipped:
         raise BadEntry(f"{name}: {loading.skipped} could not be loaded and were left out")
 
@@ -53,8 +59,9 @@ def load(store: Store, args: Arguments) -> None:
 def dump(store: Store, args: Arguments) -> None:
     """Writes every key that begins with the prefix, in order, as JSON Lines that `load` reads.
 
-    A file appears, or is replaced, only when the dump is whole and on disk. A key that others
-    change meanwhile is seen before or after its change. Versions and times to live are left out.
+    A key that expires has when it does, in seconds since 1970. Versions are left out. A file
+    appears, or is replaced, only when the dump is whole and on disk. A key that others change
+    meanwhile is seen before or after its change.
     """
     if args.file == STANDARD:
         _write_all(store, args.prefix, sys.stdout.buffer, Progress(0, shown=False))
@@ -86,7 +93,7 @@ class _Loading:
 
     def __init__(self, store: Store, progress: Progress, skip_bad: bool) -> None:
         self.progress = progress
-        self.skipped = 0
+        self.skipped = self.expired = 0
         self._store = store
         self._skip_bad = skip_bad
         self._batch: list[Entry] = []
@@ -98,6 +105,9 @@ class _Loading:
             for entry in source:
                 if isinstance(entry, BadEntry):
                     self._skip(entry)
+                    continue
+                if entry.expires is not None and entry.expires <= time.time():
+                    self.expired += 1
                     continue
                 self._batch.append(entry)
                 self._bytes += entry.size
@@ -111,8 +121,9 @@ class _Loading:
     def _put_batch(self) -> None:
         batch, self._batch, self._bytes = self._batch, [], 0
         try:
-            if batch:
-                self._store.put_many({entry.key: entry.value for entry in batch})
+            with self._store.transaction() as block:
+                for entry in batch:
+                    block.put(entry.key, entry.value, ttl=_ttl(entry))
             self.progress.advance(sum(entry.size for entry in batch), keys=len(batch))
         except RequestError:  # none was put: one by one, to put some and name those that fail
             for entry in batch:
@@ -120,7 +131,7 @@ class _Loading:
 
     def _put(self, entry: Entry) -> None:
         try:
-            self._store.put(entry.key, entry.value)
+            self._store.put(entry.key, entry.value, ttl=_ttl(entry))
             self.progress.advance(entry.size)
         except RequestError as error:
             self._skip(type(error)(f"{entry.where}: {error}"))
@@ -134,9 +145,16 @@ class _Loading:
         self.progress.note(f"zkv-client: {error}")
 
 
+def _ttl(entry: Entry) -> float | None:
+    return None if entry.expires is None else max(entry.expires - time.time(), SHORTEST_S)
+
+
 def _write_all(store: Store, prefix: str, target: BinaryIO, progress: Progress) -> None:
-    for item in store.items(prefix):
-        line = json_text.compact({"key": item.key, "value": to_json(item.value)})
+    for item in store.items(prefix, ttls=True):
+        fields = {"key": item.key, "value": to_json(item.value)}
+        if item.ttl is not None:
+            fields["expires"] = round(time.time() + item.ttl, 3)
+        line = json_text.compact(fields)
         target.write(line.encode() + b"\n")
         progress.advance()
 
