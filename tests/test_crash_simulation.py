@@ -7,9 +7,12 @@ open by itself, as the state of some revision that is no lower.
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pytest
@@ -23,6 +26,7 @@ from zkv.engines.journal import Fsync
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover, settle
 from zkv.engines.table import Table
+from zkv.errors import Unavailable
 from zkv.operations import OPERATIONS
 from zkv.transaction import Completed, Entry
 
@@ -58,6 +62,48 @@ class Point(NamedTuple):
     """The highest revision that was acknowledged or observed, and synced if that was asked."""
     given_out: int
     """The highest revision that anybody was told of."""
+
+
+class ShortDisk(CrashDisk):
+    """Refuses to make another segment, in the calls that `lacks` names."""
+
+    lacks: frozenset[str] = frozenset()
+    _new = -1
+
+    def create(self, name: str) -> int:
+        self._check("create")
+        handle = super().create(name)
+        self._new = handle if self.lacks else -1
+        return handle
+
+    def write_at(self, handle: int, data: bytes, offset: int) -> None:
+        if handle == self._new:
+            self._check("write_at")
+        super().write_at(handle, data, offset)
+
+    def sync(self, handle: int) -> None:
+        if handle == self._new:
+            self._check("sync")
+        super().sync(handle)
+
+    def sync_folder(self) -> None:
+        self._check("sync_folder")
+        super().sync_folder()
+
+    def unlink(self, name: str) -> None:
+        self._check("unlink")
+        super().unlink(name)
+
+    def _check(self, name: str) -> None:
+        if name in self.lacks:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+SHORTAGES = [
+    frozenset(calls)
+    for call in ("create", "write_at", "sync", "sync_folder")
+    for calls in ({call}, {call, "unlink"})
+]
 
 
 class Recorder:
@@ -160,8 +206,11 @@ def history_of(batches: list[Batch]) -> History:
     return history
 
 
-def run(disk: CrashDisk, batches: list[Batch], fsync: Fsync) -> list[Point]:
-    """The script with two compactions and a clean restart, and every moment of it."""
+def run(disk: ShortDisk, batches: list[Batch], fsync: Fsync) -> list[Point]:
+    """The script with two compactions and a clean restart, and every moment of it.
+
+    Again and again, the journal can have no other segment, and goes on with the one it has.
+    """
     recorder = Recorder(disk)
     clock = [START]
 
@@ -176,6 +225,11 @@ def run(disk: CrashDisk, batches: list[Batch], fsync: Fsync) -> list[Point]:
             engine._journal.tick()
         if fsync == "always" or (fsync == "interval" and number % 4 == 3):
             recorder.floor = recorder.given_out
+        if number % 7 == 6:
+            disk.lacks = SHORTAGES[number // 7 % len(SHORTAGES)]
+            with suppress(Unavailable):
+                engine._journal.rotate()
+            disk.lacks = frozenset()
         if number in (15, 45):
             engine.compact()
             revision = engine.revision
@@ -230,7 +284,7 @@ def crashes(seed: int, fsync: Fsync) -> Iterator[None]:
     batches = script(rng)
     history = history_of(batches)
     exhaustive, more = (6, 12) if fsync == "always" else (0, 4)
-    for point in run(CrashDisk(), batches, fsync):
+    for point in run(ShortDisk(), batches, fsync):
         for image in point.disk.images(rng, exhaustive, more):
             check(image, point, history)
             yield

@@ -30,13 +30,15 @@ from zkv.engines import compaction, local, snapshot
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover
 from zkv.engines.table import Table
-from zkv.errors import DiskFailed
+from zkv.errors import DiskFailed, Shortage
 
 KINDS: Final = (
     "names", "size", "lines", "read", "free_bytes", "create", "open", "write", "write_at",
     "short_write", "short_write_at", "sync", "rename", "unlink", "sync_folder",
 )  # fmt: skip
-ERRNOS: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE)
+ERRNOS: Final = (
+    errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN,
+)  # fmt: skip
 
 
 class FaultDisk(CrashDisk):
@@ -105,6 +107,8 @@ class Told:
             engine = LocalEngine(disk, clock=lambda: 1e6, compactor=compaction.Inline)
             found = self.holds(recover(disk).table, acknowledged)
             self.holds(recover(without_power(disk)).table, found)
+            engine.execute([call("delete", key="key:0"), call("put", key="key:0", value=0)])
+            assert recover(without_power(disk)).table.revision > found
             engine.close()
 
     def holds(self, table: Table, floor: int) -> int:
@@ -152,9 +156,9 @@ def test_a_failing_call_is_never_an_acknowledgement(
     monkeypatch.setattr(local, "TICK_S", 3600)
     for nth in count(1):
         for for_good in False, True:
-            for number in ERRNOS if long else [ERRNOS[(nth + for_good) % 4]]:
+            for number in ERRNOS if long else [ERRNOS[(nth + 3 * for_good) % len(ERRNOS)]]:
                 disk, told = FaultDisk(kind, nth, number, for_good), Told()
-                with suppress(DiskFailed):
+                with suppress(DiskFailed, Shortage):
                     run(disk, told)
                 told.check()
         if disk.calls < nth:

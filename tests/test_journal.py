@@ -26,8 +26,10 @@ from zkv.engines.disk import Disk
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import recover, settle
 from zkv.errors import Damaged
+from zkv.transaction import Commit
 
 STORE = "0123456789abcdef0123456789abcdef"
+SEED = line.seed_of(STORE)
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 NOW = 1_795_377_851.125
 State = dict[str, tuple[bytes, int]]
@@ -360,23 +362,40 @@ def test_a_bad_header_before_good_lines_is_refused(died: Path, other_bytes: Choo
         assert revision_in(died) is None, f"byte {offset}"
 
 
-def test_a_changed_byte_of_a_closed_segment_is_refused(rotated: Path, other_bytes: Choose) -> None:
-    """Or it is in the footer of the last segment, and then nothing is missing."""
-    for offset in damages(segment(rotated), other_bytes):
-        assert revision_in(rotated) is None, f"byte {offset}"
+@pytest.mark.parametrize("followed_by", ["nothing", "an empty segment", "a segment"])
+def test_a_changed_byte_of_a_closed_segment_is_refused(
+    rotated: Path, other_bytes: Choose, followed_by: str
+) -> None:
+    """Or it is in the footer of the last segment with lines, and then nothing is missing."""
+    follow(rotated, followed_by)
     whole = segment(rotated).read_bytes()
-    (rotated / journal.name_of(REVISIONS + 1)).unlink()
     for offset in damages(segment(rotated), other_bytes):
-        footer = revision_at(whole, offset) > REVISIONS
+        footer = revision_at(whole, offset) > REVISIONS and followed_by != "a segment"
         assert revision_in(rotated) in ((None, REVISIONS) if footer else (None,)), f"byte {offset}"
 
 
-def test_a_cut_of_a_closed_segment_is_refused(rotated: Path) -> None:
-    """Unless nothing but the footer of the last segment is missing."""
-    for size in cuts(segment(rotated)):
-        assert revision_in(rotated) is None, f"byte {size}"
-    (rotated / journal.name_of(REVISIONS + 1)).unlink()
+@pytest.mark.parametrize("followed_by", ["nothing", "an empty segment", "a segment"])
+def test_a_cut_of_a_closed_segment_is_refused(rotated: Path, followed_by: str) -> None:
+    """Unless nothing but the footer of the last segment with lines is missing."""
+    follow(rotated, followed_by)
     whole = segment(rotated).read_bytes()
     for size in cuts(segment(rotated)):
-        footer_only = whole.count(b"\n", 0, size) > REVISIONS
+        footer_only = whole.count(b"\n", 0, size) > REVISIONS and followed_by != "a segment"
         assert revision_in(rotated) == (REVISIONS if footer_only else None), f"byte {size}"
+
+
+def test_the_header_of_an_empty_segment_proves_what_comes_before_it(rotated: Path) -> None:
+    """Also without a watermark."""
+    (rotated / watermark.NAME).unlink()
+    for size in cuts(segment(rotated)):
+        if segment(rotated).read_bytes().count(b"\n") <= REVISIONS:
+            assert revision_in(rotated) is None, f"byte {size}"
+
+
+def follow(rotated: Path, followed_by: str) -> None:
+    following = rotated / journal.name_of(REVISIONS + 1)
+    if followed_by == "nothing":
+        following.unlink()
+    elif followed_by == "a segment":
+        last = journal.record_line(Commit(REVISIONS + 1, NOW, {}), REVISIONS + 1, SEED)
+        following.write_bytes(following.read_bytes() + last)

@@ -104,7 +104,10 @@ class NoSpace(ServerError):
 
 
 class Unavailable(ServerError):
-    """The server is stopping or its disk has failed; the outcome is not known."""
+    """The server is stopping, its disk has failed, or it lacks files or memory just now.
+
+    The outcome is not known.
+    """
 
     code = "unavailable"
     outcome_known = False
@@ -171,6 +174,12 @@ class AddressInUse(StartError):
     exit_code = 69
 
 
+class Shortage(StartError):
+    """The system has no file, memory or thread left for it. Exit code 71 (EX_OSERR)."""
+
+    exit_code = 71
+
+
 class FolderUnusable(StartError):
     """The data folder cannot be made, read or written. Exit code 73 (EX_CANTCREAT)."""
 
@@ -178,7 +187,10 @@ class FolderUnusable(StartError):
 
 
 class DiskFailed(StartError):
-    """The disk refused a read, a write or a sync. Exit code 74 (EX_IOERR)."""
+    """The disk refused a read, a write or a sync. Exit code 74 (EX_IOERR).
+
+    The only one that may also come later; see `Journal`.
+    """
 
     exit_code = 74
 

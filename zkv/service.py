@@ -177,13 +177,18 @@ def _failure(error: BaseException) -> Error:
     """What a client is told of an exception."""
     if isinstance(error, Error):
         return error
+    if isinstance(error, MemoryError):
+        return Internal("the server is out of memory; nothing was changed")
     return Internal("a defect of the server; its log says more")
 
 
 def _encode(asked: _Asked, outcome: Outcome) -> bytes:
     result = outcome.result
     if not isinstance(result, BaseException):
-        return protocol.encode_reply(asked.id, outcome.revision, result)
+        try:
+            return protocol.encode_reply(asked.id, outcome.revision, result)
+        except MemoryError:
+            result = Unavailable("no memory for the reply; whether this was done is not known")
     if not isinstance(result, Error):
         log.error("%s failed", asked.op, exc_info=result)
     return protocol.encode_error(asked.id, outcome.revision, _failure(result))

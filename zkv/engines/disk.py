@@ -6,13 +6,17 @@ Nothing here knows what the bytes mean.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
-from zkv.errors import FolderInUse, FolderUnusable
+from zkv.errors import FolderInUse, FolderUnusable, Shortage, StartError
+
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""What says nothing of the disk: others hold too many files, or too much memory."""
 
 
 class Disk:
@@ -22,17 +26,17 @@ class Disk:
         self.folder = Path(folder)
 
     def make(self) -> None:
-        """Makes the folder, and makes that durable. Raises FolderUnusable."""
+        """Makes the folder, and makes that durable. Raises FolderUnusable, or Shortage."""
         try:
             make_folder(self.folder, exist_ok=True)
             os.listdir(self.folder)
         except OSError as error:
-            raise FolderUnusable(
-                f"the data folder {self.folder} cannot be used: {error.strerror}"
-            ) from None
+            raise self._unusable(error) from None
 
     def lock(self, *, make: bool = True) -> IO[bytes]:
         """Takes the folder for this process until the file is closed; raises FolderInUse.
+
+        Or FolderUnusable, or Shortage.
 
         The file is never unlinked: two processes could then each hold a lock on one. Unless
         it is to be made, a folder without one counts as unused.
@@ -42,9 +46,7 @@ class Disk:
                 return open(os.devnull, "rb")
             file = open(self._path("LOCK"), "ab", opener=_open_private)  # noqa: SIM115 - it stays
         except OSError as error:
-            raise FolderUnusable(
-                f"the data folder {self.folder} cannot be used: {error.strerror}"
-            ) from None
+            raise self._unusable(error) from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -132,6 +134,10 @@ class Disk:
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
+
+    def _unusable(self, error: OSError) -> StartError:
+        kind = Shortage if error.errno in SHORTAGES else FolderUnusable
+        return kind(f"the data folder {self.folder} cannot be used: {error.strerror}")
 
 
 def make_folder(folder: Path, *, exist_ok: bool) -> None:

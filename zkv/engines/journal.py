@@ -8,8 +8,12 @@
 
 The header's `rev` is the first revision that may follow. Empty fields are left out. `batch`
 is the first revision of the lines that were synced together: a line of batch B proves that
-everything before B was on disk before it was written. A footer closes a segment; only the
-segment that is being written has none, or the one whose writer died.
+everything before B was on disk before it was written; the header of the next segment proves
+the same. A footer closes a segment; only the segment that is being written has none, or the one
+whose writer died.
+
+The next segment is there before the footer of the last one is: so where there is no file to be
+had, the old one goes on. One that is empty, behind one without a footer, counts for nothing.
 
 A segment may end with spaces, which are no part of its data: they were room for lines to
 come, as to sync what does not make a file longer takes 130 µs instead of 190 µs.
@@ -25,6 +29,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
@@ -38,7 +43,7 @@ from zkv.engines import line, sessions
 from zkv.engines.disk import Disk
 from zkv.engines.table import Table
 from zkv.engines.watermark import Watermark
-from zkv.errors import DiskFailed
+from zkv.errors import DiskFailed, Unavailable
 from zkv.transaction import Commit
 
 PREFIX: Final = "journal-"
@@ -138,12 +143,27 @@ def footer(revision: int, seed: int, reserved: int | None = None) -> bytes:
     return line.seal({"end": "journal", "rev": revision, **_given(reserved=reserved)}, seed)
 
 
+class _Segment:
+    """A segment that is being written: its lines end at `end`, and its room at `size`."""
+
+    __slots__ = ("end", "first", "handle", "reserved", "size")
+
+    def __init__(self, handle: int, first: int, reserved: int | None, size: int) -> None:
+        self.handle = handle
+        self.first = first
+        self.reserved = reserved
+        self.end = self.size = size
+
+
 class Journal:
     """The segment that is being written.
 
     Many threads append and wait; whichever comes first writes and syncs for all of them
     (group commit), and meanwhile others append. `confirmed` is the revision up to which
     the asked-for durability holds; it only grows.
+
+    A write or sync of the segment that fails is final. Whatever else goes wrong is a shortage
+    that may pass: what waits is still waiting, and the segment as good as before.
     """
 
     def __init__(
@@ -156,7 +176,8 @@ class Journal:
         self.confirmed = revision
         self.bytes = bytes_before
         """Of the segments that no snapshot has taken in yet."""
-        self.first = first
+        self.reserved = _ANY
+        """The last revision that may be appended, until another segment is begun."""
         self._disk = disk
         self._store = store
         self._seed = line.seed_of(store)
@@ -164,20 +185,27 @@ class Journal:
         # Appended to under the engine's lock, popped under `_writing`: both are atomic.
         self._pending: deque[Commit] = deque()
         self._writing = threading.Lock()
-        self._failure: BaseException | None = None
-        self._synced = revision
+        self._failure: Exception | None = None
+        self._written = self._synced = revision
+        self._half_made: str | None = None
         self._watermark = Watermark(disk, store, revision)
-        self._end = self._size = 0
-        self._handle = self._start_segment()
+        try:
+            self._segment = self._create_segment(first)
+        except BaseException:
+            self._watermark.close()
+            raise
+        self._next: _Segment | None = None
+        self._reserve()
 
     def append(self, commit: Commit) -> None:
-        """Takes one revision; the caller sees to it that they come in order."""
+        """Takes one revision; the caller sees to it that they come in order, up to `reserved`."""
         self._pending.append(commit)
 
     def confirm(self, revision: int) -> None:
         """Returns when `confirmed` has reached the revision.
 
-        Raises DiskFailed once the disk has failed. That is final: after a failed sync the page
+        Raises Unavailable for a shortage: what was appended goes with the next batch. Raises
+        DiskFailed once the disk has failed. That is final: after a failed sync the page
         cache may show what the disk does not hold, so nothing is ever written again.
         (Rebello et al., ATC'20.)
         """
@@ -187,21 +215,25 @@ class Journal:
                     self._guarded(self._write_pending)
 
     def tick(self) -> None:
-        """What has to be done once in a while: with `interval`, the sync."""
+        """What has to be done once in a while: the sync of `interval`, and what a shortage left."""
         with self._writing:
+            self._guarded(self._write_pending)
             if self._fsync == "interval" and self._synced < self.confirmed:
                 self._guarded(self._sync)
             self._guarded(self._watermark.sync)
+            if self._half_reserved():
+                self._guarded(self._next_segment)
 
     def rotate(self) -> tuple[int, int]:
         """Closes the segment and starts the next one.
 
-        Returns the revision before which all segments are closed, and their `bytes`.
+        Returns the revision before which all segments are closed, and their `bytes`. Raises
+        Unavailable when no segment can be started; the old one is not closed then.
         """
         with self._writing:
             self._guarded(self._write_pending)
             self._guarded(self._next_segment)
-            return self.first, self.bytes
+            return self._segment.first, self.bytes
 
     def forget(self, size: int) -> None:
         """A snapshot has taken in so many bytes of closed segments."""
@@ -212,79 +244,155 @@ class Journal:
         """Writes what is pending and closes the segment; an empty one goes."""
         with self._writing:
             self._guarded(self._write_pending)
-            self._guarded(self._end_segment if self.confirmed >= self.first else self._drop_segment)
-            self._guarded(self._watermark.sync)
-            self._watermark.close()
+            self._guarded(self._close)
 
     def _write_pending(self) -> None:
-        commits = [self._pending.popleft() for _ in range(len(self._pending))]
-        if not commits:
-            return
-        batch = max(self._synced + 1, self.first)
-        self._write(b"".join([record_line(commit, batch, self._seed) for commit in commits]))
-        last = commits[-1].revision
-        if self._fsync == "always":
-            self._sync(last)
-        self.confirmed = last
-        # No batch is ever as large as the other half.
-        if self._reserved is not None and self.confirmed > self._reserved - RESERVED // 2:
-            self._next_segment()
+        """Writes what waits, which stays in the queue until then, so that it can be done again."""
+        if self._next is not None:
+            self._end_segment()
+        pending = self._pending
+        while pending and pending[0].revision <= self._written:  # this was broken off here
+            pending.popleft()
+        commits = list(pending)
+        if commits:
+            batch = max(self._synced + 1, self._segment.first)
+            lines = [record_line(commit, batch, self._seed) for commit in commits]
+            self._write(b"".join(lines), commits[-1].revision)
+            for _ in commits:
+                pending.popleft()
+        if self.confirmed < self._written:
+            if self._fsync == "always":
+                self._sync()
+            self.confirmed = self._written
+            if self.confirmed > self._rotate_after:
+                self._rotate_after += RESERVED // 16
+                with suppress(Unavailable):  # `tick` says so, and tries again
+                    self._next_segment()
 
-    def _sync(self, last: int | None = None) -> None:
-        """Moves the watermark to `last`, or to what is confirmed, once that is on disk."""
-        self._synced = self.confirmed if last is None else last
-        self._disk.sync(self._handle)
+    def _sync(self) -> None:
+        """Moves the watermark to what is written, once that is on disk."""
+        self._disk.sync(self._segment.handle)
+        self._synced = self._written
         self._watermark.advance(self._synced)
 
-    def _write(self, data: bytes) -> None:
-        """Writes lines into the room; those that need more bring it along."""
-        start, self._end = self._end, self._end + len(data)
-        self.bytes += len(data)
-        if self._end > self._size:
-            self._size = -(-self._end // ROOM_BYTES) * ROOM_BYTES
-            data = data.ljust(self._size - start)
-        self._disk.write_at(self._handle, data, start)
+    def _write(self, data: bytes, last: int) -> None:
+        """Writes the lines up to a revision into the room; those that need more bring it along."""
+        segment, size = self._segment, len(data)
+        start, end, room_ends = segment.end, segment.end + size, segment.size
+        if end > room_ends:
+            room_ends = -(-end // ROOM_BYTES) * ROOM_BYTES
+            data = data.ljust(room_ends - start)
+        self._disk.write_at(segment.handle, data, start)
+        # All at once: broken off before, the same lines are written again, in the same place.
+        segment.end, segment.size, self._written, self.bytes = (
+            end, room_ends, last, self.bytes + size,
+        )  # fmt: skip
 
-    def _start_segment(self) -> int:
-        self._reserved = None if self._fsync == "always" else self.first + RESERVED - 1
-        head = header(self._store, self.first, self._reserved)
-        self._end = self._size = len(head)
-        handle = self._disk.create(name_of(self.first))
-        self._disk.write_at(handle, head, 0)
-        self._disk.sync(handle)
-        self._disk.sync_folder()
-        return handle
+    def _create_segment(self, first: int) -> _Segment:
+        """Makes a segment durable, with nothing in it."""
+        reserved = None if self._fsync == "always" else first + RESERVED - 1
+        head = header(self._store, first, reserved)
+        handle = self._disk.create(name_of(first))
+        try:
+            self._disk.write_at(handle, head, 0)
+            self._disk.sync(handle)
+            self._disk.sync_folder()
+            return _Segment(handle, first, reserved, len(head))
+        except BaseException:
+            self._disk.close(handle)
+            raise
 
     def _next_segment(self) -> None:
-        if self.confirmed >= self.first:
-            self._end_segment()
-            self.first = self.confirmed + 1
-            self._handle = self._start_segment()
+        """Starts the next segment, and only then ends this one, unless nothing is in it.
+
+        What was started and is not to be had after all is removed: at the latest before
+        another one is, and that is durable before this one ends. Until then a start takes it
+        for what it is, since it is empty and this one has no footer.
+        """
+        if self.confirmed < self._segment.first:
+            return
+        if self._synced < self.confirmed:
+            self._sync()  # the next header says that all before it is on disk
+        try:
+            self._remove_half_made()
+            first = self.confirmed + 1
+            self._half_made = name_of(first)
+            created = self._create_segment(first)
+            self._next, self._half_made = created, None  # at once: it is not to be removed
+        except OSError as error:
+            with suppress(OSError):
+                self._remove_half_made()
+            reason = error.strerror or repr(error)
+            raise Unavailable(f"the journal cannot have another file: {reason}") from error
+        self._end_segment()
+
+    def _remove_half_made(self) -> None:
+        if self._half_made is not None:
+            with suppress(FileNotFoundError):
+                self._disk.unlink(self._half_made)
+            self._half_made = None
 
     def _end_segment(self) -> None:
+        """Goes on to the segment that was started; does it again if it was broken off."""
+        assert self._next is not None
+        size = self._write_footer()
+        old = self._segment
+        self._segment, self._next, self.bytes = self._next, None, self.bytes + size
+        self._reserve()
+        with suppress(OSError):  # all of it is on disk
+            self._disk.close(old.handle)
+
+    def _write_footer(self) -> int:
+        """Returns its size."""
         if self._synced < self.confirmed:
             self._sync()  # a footer says that all before it is on disk
         end = footer(self.confirmed, self._seed)
         # It brings no room, which a crash could tear. What there is stays: to cut it off, a file
         # system may fill the last block with zeros, and those may be on disk before the cut is.
-        self._disk.write_at(self._handle, end, self._end)
-        self.bytes += len(end)
+        self._disk.write_at(self._segment.handle, end, self._segment.end)
         self._sync()
-        self._disk.close(self._handle)
+        return len(end)
 
-    def _drop_segment(self) -> None:
-        self._disk.close(self._handle)
-        self._disk.unlink(name_of(self.first))
-        self._disk.sync_folder()
+    def _reserve(self) -> None:
+        """Lets as many revisions be appended as the segment may have."""
+        reserved = self._segment.reserved
+        self.reserved = _ANY if reserved is None else reserved
+        self._rotate_after = self.reserved - RESERVED // 2
+
+    def _half_reserved(self) -> bool:
+        """Whether it is time for another segment, before `reserved` is used up."""
+        return self.confirmed > self.reserved - RESERVED // 2
+
+    def _close(self) -> None:
+        with suppress(OSError):
+            self._remove_half_made()
+        if self.confirmed >= self._segment.first:
+            self.bytes += self._write_footer()
+        else:
+            with suppress(OSError):  # the next start removes it
+                self._disk.unlink(name_of(self._segment.first))
+                self._disk.sync_folder()
+        with suppress(OSError):
+            self._disk.close(self._segment.handle)
+        self._watermark.sync()
+        self._watermark.close()
 
     def _guarded(self, step: Callable[[], None]) -> None:
+        """Does a step; what it raises is a shortage, or final."""
         if self._failure is None:
             try:
                 step()
                 return
-            except BaseException as error:  # whatever it is, the lines are not on disk
+            except Unavailable:
+                raise
+            except (MemoryError, RecursionError) as error:
+                raise Unavailable(f"the journal cannot be written now: {error!r}") from error
+            except Exception as error:
                 self._failure = error
-        raise DiskFailed(f"the journal cannot be written: {self._failure!r}")
+        raise DiskFailed(f"the journal cannot be written: {self._failure!r}") from self._failure
+
+
+_ANY: Final = 2**63 - 1  # more revisions than there will be
 
 
 def _given(**fields: int | None) -> dict[str, int]:

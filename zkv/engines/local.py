@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Final, get_args
 
 from zkv.engines import TURN_BYTES, TURN_S, Call, Outcome, compaction, snapshot
-from zkv.engines.disk import Disk
+from zkv.engines.disk import SHORTAGES, Disk
 from zkv.engines.journal import Fsync, Journal, record_line
 from zkv.engines.recovery import OnProgress, recover, settle
 from zkv.engines.sessions import REPLIES_BYTES_MAX, SESSIONS_MAX, digest
@@ -28,6 +28,7 @@ from zkv.errors import (
     Error,
     NotFound,
     RequestError,
+    Shortage,
     Unavailable,
 )
 from zkv.transaction import Commit, Completed, Entry, Transaction
@@ -68,8 +69,9 @@ REPLIES_AGE_S: Final = 150.0
 """Large replies that sessions keep are given up when they are older than this, or than twice."""
 
 WARN_AGAIN_S: Final = 60.0
+"""After how long the log tells again of what goes on going wrong."""
 
-_COMPACTION_ERRORS: Final = (OSError, ValueError, Damaged)
+_COMPACTION_ERRORS: Final = (OSError, ValueError, Damaged, MemoryError)
 
 
 class LocalEngine:
@@ -77,8 +79,9 @@ class LocalEngine:
 
     Opening it takes the folder's lock, recovers, and starts a segment; it raises a
     StartError. `clock` gives the seconds since 1970. `on_failure` is called, from any
-    thread, when the disk has failed: from then on `execute` raises DiskFailed. `on_progress`
-    is told how far the recovery has come.
+    thread, when the disk has failed: from then on `execute` raises DiskFailed. A shortage of
+    files, memory or processes is no such failure: whoever needed them gets Unavailable, or a
+    compaction fails, and all goes on. `on_progress` is told how far the recovery has come.
     """
 
     def __init__(
@@ -106,14 +109,15 @@ class LocalEngine:
         self._folder_lock = disk.lock()
         try:
             self._open(on_progress)
+            self._keeper = threading.Thread(target=self._keep, name="zkv-keeper", daemon=True)
+            self._start_keeper()
         except OSError as error:
             self._folder_lock.close()
-            raise DiskFailed(f"the data folder {disk.folder}: {error}") from error
+            kind = Shortage if error.errno in SHORTAGES else DiskFailed
+            raise kind(f"the data folder {disk.folder}: {error}") from error
         except BaseException:
             self._folder_lock.close()
             raise
-        self._keeper = threading.Thread(target=self._keep, name="zkv-keeper", daemon=True)
-        self._keeper.start()
 
     def execute(self, calls: Sequence[Call], *, one_turn: bool = False) -> list[Outcome]:
         if not calls:
@@ -164,13 +168,18 @@ class LocalEngine:
         self._wake.set()
 
     def read_snapshot(self, revision: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
-        """A part of the snapshot at this revision, and the size of all; raises NotFound."""
+        """A part of the snapshot at this revision, and the size of all.
+
+        Raises NotFound; and Unavailable where the system cannot open or read it.
+        """
         name = snapshot.name_of(revision)
         try:
             size = self._disk.size(name)
             return self._disk.read(name, min(offset, size), bytes_max), size
         except FileNotFoundError:
             raise NotFound(f"there is no snapshot of revision {revision}") from None
+        except OSError as error:
+            raise Unavailable(f"{name} cannot be read: {error.strerror}") from error
 
     def close(self) -> None:
         with self._lock:
@@ -245,6 +254,7 @@ class LocalEngine:
             completed = None if session is None else Completed(name, session.seq, result)
             if completed is None and not t.changes:
                 return Outcome(result, self._true_of(t), t.bytes_read)
+            self._expect_revision()
             commit = Commit(t.revision, now, t.changes, completed)
             self._take_space(commit, t.size, 0 if completed is None else _packed_bytes(result))
         except BaseException as error:  # even SystemExit: the client waits for an answer
@@ -270,19 +280,41 @@ class LocalEngine:
 
     def _sweep(self, now: float) -> None:
         """Removes what has expired, before anything can see it."""
-        while due := self._table.due(now, SWEEP_KEYS_MAX):
-            changes: dict[str, Entry | None] = dict.fromkeys(due)
-            self._commit(Commit(self._table.next_revision, now, changes))
+        while self._table.is_due(now):
+            self._expect_revision()
+            changes: dict[str, Entry | None] = dict.fromkeys(self._table.due(now, SWEEP_KEYS_MAX))
+            if changes:
+                self._commit(Commit(self._table.next_revision, now, changes))
+
+    def _expect_revision(self) -> None:
+        """Raises Unavailable when the journal has none left, having had no new file for long."""
+        if self._table.next_revision > self._journal.reserved:
+            raise Unavailable(
+                "the journal needs another file, and there was none; nothing was done"
+            )
 
     def _true_of(self, t: Transaction) -> int:
         return max(t.seen, self._journal.confirmed)
 
+    def _start_keeper(self) -> None:
+        try:
+            self._keeper.start()
+        except BaseException as error:
+            self._journal.close()
+            if isinstance(error, RuntimeError):
+                raise Shortage(f"the data folder {self._disk.folder}: {error}") from None
+            raise
+
     def _keep(self) -> None:
-        """The keeper's thread: what has to be done by the clock, until the store is closed."""
+        """The keeper's thread: what has to be done by the clock, until the store is closed.
+
+        It ends for nothing but a failed disk: else nothing would be synced or expire any more,
+        and nobody would know.
+        """
+        said: dict[str, float] = {}
         while not self._closed:
-            self._wake.wait(TICK_S)
-            self._wake.clear()
             for step in (
+                self._rest,
                 self._expire,
                 self._age_replies,
                 self._measure,
@@ -294,8 +326,16 @@ class LocalEngine:
                 except DiskFailed as error:
                     self._on_failure(error)
                     return
-                except Exception as error:  # the other steps do not depend on it
-                    log.error("to be tried again in a moment: %r", error, exc_info=error)
+                except BaseException as error:  # the other steps do not depend on it
+                    with suppress(BaseException):
+                        now, name = time.monotonic(), step.__name__
+                        if now > said.get(name, 0.0):
+                            said[name] = now + WARN_AGAIN_S
+                            log.error("to be tried again in a moment: %r", error, exc_info=error)
+
+    def _rest(self) -> None:
+        self._wake.wait(TICK_S)
+        self._wake.clear()
 
     def _expire(self) -> None:
         with self._lock:
@@ -346,9 +386,13 @@ class LocalEngine:
     def _note_failed_compaction(self, error: Exception) -> None:
         reason = str(error) or repr(error)  # a MemoryError says nothing
         log.error("compaction failed, and nothing is lost: %s", reason)
-        with suppress(OSError):
+        failed, self._compaction = self._compaction, None
+        with suppress(*_COMPACTION_ERRORS):  # two of one folder would get into each other's way
+            if failed is not None:
+                failed.kill()
+        with suppress(*_COMPACTION_ERRORS):
             compaction.clean(self._disk)
-        self._compaction, self._compaction_error = None, reason
+        self._compaction_error = reason
         self._compact_not_before = time.monotonic() + COMPACT_AGAIN_S
         self._compacting = False
 

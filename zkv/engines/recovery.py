@@ -47,14 +47,18 @@ class Recovered(NamedTuple):
 
     store: str | None
     table: Table
-    tail: Segment | None
-    """The last segment, if anything is to be done about it."""
+    ends: list[Segment]
+    """The last segment; where it is empty, nothing proves that the one before it is on disk."""
     obsolete: list[str]
     """Files that nothing needs; a crash may leave some."""
     segments: int
     journal_bytes: int
     """Of the segments that no snapshot has taken in yet."""
     snapshot: snapshot.Written
+
+    @property
+    def tail(self) -> Segment | None:
+        return self.ends[-1] if self.ends else None
 
 
 def holds_store(disk: Disk) -> bool:
@@ -81,7 +85,7 @@ def recover(disk: Disk, on_progress: OnProgress = lambda *_: None) -> Recovered:
 def _recover(disk: Disk, on_progress: OnProgress) -> Recovered:
     snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
     obsolete = disk.leftovers() + snapshots[:-1]
-    store, tail, journal_bytes, saved = None, None, 0, 0
+    store, ends, journal_bytes, saved = None, list[Segment](), 0, 0
     table = Table()
     sizes = {name: journal.data_bytes(disk, name) for name in segments}
     done, total = 0, sum(map(disk.size, snapshots[-1:])) + sum(sizes.values())
@@ -95,24 +99,25 @@ def _recover(disk: Disk, on_progress: OnProgress) -> Recovered:
         store = snapshot.load(disk, snapshots[-1], table, on_bytes)
         saved = table.revision
     for name, size in sizes.items():
-        segment = _replay(disk, name, size, store, table, on_bytes)
-        store = segment.store or store
-        if not segment.closed:
-            if name != segments[-1]:
-                raise Damaged(f"{name}: it ends at byte {segment.offset} without its footer")
-            tail = segment
-        elif table.next_revision <= saved + 1:
+        is_open = ends != [] and not ends[-1].closed
+        if ends and _is_left_over(disk, name, size, table.revision, is_open):
             obsolete.append(name)
             continue
-        elif name == segments[-1]:
-            tail = segment
+        if is_open:
+            raise Damaged(f"{ends[-1].name}: it ends at byte {ends[-1].offset} without its footer")
+        segment = _replay(disk, name, size, store, table, on_bytes)
+        store = segment.store or store
+        if segment.closed and table.next_revision <= saved + 1:
+            obsolete.append(name)
+            continue
+        ends = [*ends[-1:], segment] if segment.empty else [segment]
         journal_bytes += segment.offset
     last = segments[-1] if segments else snapshots[-1] if snapshots else watermark.NAME
-    store = _check_watermark(disk, store, table.revision, tail, last)
+    store = _check_watermark(disk, store, table.revision, ends[-1] if ends else None, last)
     table.build_index()
     size = disk.size(snapshots[-1]) if snapshots else 0
     written = snapshot.Written(saved, size)
-    return Recovered(store, table, tail, obsolete, len(segments), journal_bytes, written)
+    return Recovered(store, table, ends, obsolete, len(segments), journal_bytes, written)
 
 
 def _check_watermark(
@@ -127,7 +132,7 @@ def _check_watermark(
     if revision < mark.revision:
         where = f"behind {last}"
         if tail is not None and not tail.closed:
-            where = f"{last}: cut or damaged at byte {tail.offset}"
+            where = f"{tail.name}: cut or damaged at byte {tail.offset}"
         raise Damaged(f"{where}: revisions {revision + 1} to {mark.revision} are missing")
     return mark.store
 
@@ -143,13 +148,12 @@ def settle(disk: Disk, found: Recovered) -> str | None:
     disk.sync_folder()
     for name in found.obsolete:
         disk.unlink(name)
-    tail = found.tail
-    if tail is not None:
-        if tail.torn_bytes:
-            set_aside = f"{tail.name}.torn-{time.time_ns()}"
-            _copy(disk, tail.name, set_aside, tail.offset, tail.offset + tail.torn_bytes)
+    for end in found.ends:
+        if end.torn_bytes:
+            set_aside = f"{end.name}.torn-{time.time_ns()}"
+            _copy(disk, end.name, set_aside, end.offset, end.offset + end.torn_bytes)
             disk.sync_folder()
-        _close(disk, tail)
+        _close(disk, end)
     disk.sync_folder()
     return set_aside
 
@@ -208,6 +212,24 @@ def _replay(
     )
 
 
+def _is_left_over(disk: Disk, name: str, size: int, revision: int, is_open: bool) -> bool:
+    """Whether a segment was started, and then the one before it went on, up to this revision.
+
+    Nothing is in it, and all that its header says was there. If that one was ended it is more
+    than that, since otherwise this one may have been gone over to.
+    """
+    if size > _HEADER_BYTES_MAX:
+        return False
+    head = next(disk.lines(name), b"")
+    try:
+        header = line.read_header(head, "journal")
+    except line.OtherFormat:
+        return False
+    except ValueError:  # its writer died while making it
+        return True
+    return len(head) == size and header["rev"] <= revision + is_open
+
+
 def _refuse_if_synced(disk: Disk, name: str, offset: int, seed: int, expected: int) -> None:
     """Raises Damaged if a line behind the bad one proves that it was once on disk."""
     for fields in journal.good_lines(b"".join(disk.lines(name, offset)), seed):
@@ -227,9 +249,11 @@ def _close(disk: Disk, tail: Segment) -> None:
     footer = journal.footer(tail.revision, line.seed_of(tail.store), tail.reserved)
     if tail.closed:
         handle = disk.open(tail.name)
-        disk.write_at(handle, footer, tail.offset - len(footer))
-        disk.sync(handle)
-        disk.close(handle)
+        try:
+            disk.write_at(handle, footer, tail.offset - len(footer))
+            disk.sync(handle)
+        finally:
+            disk.close(handle)
         return
     aside = tail.name + ".tmp"
     _copy(disk, tail.name, aside, 0, tail.offset, footer)

@@ -111,6 +111,10 @@ class Table:
         stop = len(self._index) if end is None else self._index.bisect_left(end)
         return stop - int(self._index.bisect_left(prefix))
 
+    def is_due(self, now: float) -> bool:
+        """Whether a deadline has come, though maybe one that was put off since."""
+        return bool(self._deadlines) and self._deadlines[0][0] <= now
+
     def due(self, now: float, at_most: int) -> list[str]:
         """Takes out keys whose deadline has come; the caller must delete them."""
         keys: list[str] = []

@@ -46,10 +46,14 @@ class Watermark:
         self._slot = 0
         self._unsynced = True
         self._handle = disk.open(NAME)
-        for _ in range(2):
-            self.advance(revision)
-        self.sync()
-        disk.sync_folder()
+        try:
+            for _ in range(2):
+                self.advance(revision)
+            self.sync()
+            disk.sync_folder()
+        except BaseException:
+            self.close()
+            raise
 
     def advance(self, revision: int) -> None:
         """Says that everything up to this revision has been synced."""
