@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "zkv"
 
 ROWS = (
     {"bar", "errors", "logs", "turns", "unread"},
-    {"connections", "loading", "values", "engines.disk", "engines.line"},
+    {"connections", "loading", "signals", "values", "engines.disk", "engines.line"},
     {"fields", "transaction", "engines.space", "engines.watermark"},
     {"arguments"},
     {"requests"},

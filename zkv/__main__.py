@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import resource
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -18,19 +17,27 @@ from typing import get_args
 
 from zkv import __version__, loading, logs, protocol
 from zkv.endpoint import DEFAULT_ENDPOINT, check_listen, is_private
-from zkv.engines.disk import Disk
+from zkv.engines.disk import SHORTAGES, Disk
 from zkv.engines.journal import Fsync
 from zkv.engines.local import LocalEngine
 from zkv.engines.recovery import holds_store, recover
 from zkv.engines.repair import repair
-from zkv.errors import AddressInUse, BadRequest, Damaged, DiskFailed, FolderUnusable, StartError
+from zkv.errors import (
+    AddressInUse,
+    BadRequest,
+    Damaged,
+    DiskFailed,
+    FolderUnusable,
+    Shortage,
+    StartError,
+)
 from zkv.server import Server, keep_to_one_cpu
 from zkv.service import Service
+from zkv.signals import Signals
 
 log = logging.getLogger("zkv.server")
 
 DEFAULT_DATA = "./zkv-data"
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EXIT_CRASHED = 70
 FILES_KEPT = 96
 """Of the files that the system allows, those that are not for connections: a third of them is
@@ -45,11 +52,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = args.check or args.repair
     folder = named if isinstance(named, str) else args.data
     try:
+        signals = Signals(None if named else 0)
         if args.check:
             return _check(folder)
         if args.repair:
-            return _repair(folder)
-        return _serve(args)
+            return _repair(folder, signals)
+        return _serve(args, signals)
     except Damaged as error:
         hint = "" if args.repair else f"; to go on with what is good: zkv-server --repair {folder}"
         print(f"zkv-server: {error}{hint}", file=sys.stderr)
@@ -59,15 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except OSError as error:
         print(f"zkv-server: {error}", file=sys.stderr)
-        return DiskFailed.exit_code
+        return (Shortage if error.errno in SHORTAGES else DiskFailed).exit_code
+    except MemoryError:
+        print("zkv-server: out of memory", file=sys.stderr)
+        return Shortage.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="zkv-server",
         description="A durable key-value store for ZeroMQ clients.",
-        epilog="Exit codes: 0 stopped or checked, 2 usage, 65 damaged data, 69 address in use, "
-        "70 crashed, 73 data folder unusable, 74 disk failed, 75 data folder in use.",
+        epilog="SIGTERM, SIGINT and SIGHUP stop it; a second one ends it at once. "
+        "Exit codes: 0 stopped, also while it loads, or checked, 2 usage, 65 damaged data, "
+        "69 address in use, 70 crashed, 71 no file, memory or thread to be had, "
+        "73 data folder unusable, 74 disk failed, 75 data folder in use, "
+        "128 + N broken off by signal N.",
     )
     parser.add_argument(
         "--data",
@@ -193,7 +207,7 @@ def _check(folder: str) -> int:
     return 0
 
 
-def _repair(folder: str) -> int:
+def _repair(folder: str, signals: Signals) -> int:
     disk = Disk(folder)
     with disk.lock(make=False):
         _expect_store(disk)
@@ -201,7 +215,7 @@ def _repair(folder: str) -> int:
             recover(disk)
             print(f"{folder}: good, nothing to repair")
             return 0
-        done = repair(disk)
+        done = repair(disk, before_change=signals.hold)
     for lost in done.lost:
         print(f"lost: {lost}")
     for name in done.set_aside:
@@ -210,9 +224,7 @@ def _repair(folder: str) -> int:
     return 0
 
 
-def _serve(args: argparse.Namespace) -> int:
-    # Blocked before any thread starts: a signal that broke into the proxy would lose a message.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+def _serve(args: argparse.Namespace, signals: Signals) -> int:
     files_max = _raise_file_limit()
     connections_max = max(files_max - FILES_KEPT, files_max // 4)
     started = time.monotonic()
@@ -220,9 +232,10 @@ def _serve(args: argparse.Namespace) -> int:
         engine = LocalEngine(
             Disk(args.data),
             fsync=args.fsync,
-            on_failure=_exit_disk_failed,
+            on_failure=_exit_engine_failed,
             on_progress=on_progress,
         )
+    signals.serve()
     gc.freeze()  # the data stays: later collections need not look through it
     service = Service(engine, __version__)
     if not args.any_cpu:
@@ -238,11 +251,15 @@ def _serve(args: argparse.Namespace) -> int:
             on_crash=_exit_crashed,
             old_peers=args.old_zmtp,
         )
+        service.add_info("connections", server.info)
+        server.start()
     except OSError as error:
         engine.close()
-        raise AddressInUse(f"cannot listen on {error.filename}: {error.strerror}") from None
-    service.add_info("connections", server.info)
-    server.start()
+        kind = Shortage if error.errno in SHORTAGES else AddressInUse
+        raise kind(f"cannot listen on {error.filename}: {error.strerror}") from None
+    except RuntimeError as error:  # of a thread
+        engine.close()
+        raise Shortage(str(error)) from None
     print(
         f"zkv {__version__} serves {' '.join(server.endpoints)} from {args.data}: "
         f"{engine.info()['keys']} keys, revision {engine.revision}, "
@@ -258,8 +275,7 @@ def _serve(args: argparse.Namespace) -> int:
         log.warning(
             "--fsync %s: a power failure may take writes that were acknowledged", args.fsync
         )
-    log.info("stopping on %s", signal.Signals(signal.sigwait(STOP_SIGNALS)).name)
-    _exit_at_next_signal()
+    log.info("stopping on %s", signals.wait().name)
     stopped = server.stop()
     engine.close()
     log.info("stopped at revision %d", engine.revision)
@@ -276,13 +292,10 @@ def _raise_file_limit() -> int:
     return hard if hard != resource.RLIM_INFINITY else sys.maxsize
 
 
-def _exit_at_next_signal() -> None:
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-
-
-def _exit_disk_failed(error: Exception) -> None:
+def _exit_engine_failed(error: Exception) -> None:
+    cause = error.__cause__
+    if not isinstance(cause, OSError):  # the journal cannot go on, but no disk is to blame
+        _exit_crashed(cause or error)
     log.critical("%s; exiting, since nothing more can be acknowledged", error)
     os._exit(DiskFailed.exit_code)
 

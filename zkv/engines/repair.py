@@ -7,7 +7,7 @@ lines are applied in order, the result becomes a snapshot, and the old files are
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -30,8 +30,11 @@ class Repaired(NamedTuple):
     """The new names of the old files."""
 
 
-def repair(disk: Disk) -> Repaired:
+def repair(disk: Disk, *, before_change: Callable[[], None] = lambda: None) -> Repaired:
     """Repairs the folder, which must be locked.
+
+    `before_change` is called when all is read: from then on it should not be broken off, since
+    a start could take the old files away before they are renamed.
 
     Raises Damaged if no file says whose it is, OtherFormat, and OSError.
     """
@@ -66,6 +69,7 @@ def repair(disk: Disk) -> Repaired:
         used = max(used, mark.revision)
     table.build_index()
     revision = max(used, table.revision) + 1
+    before_change()
     snapshot.write(disk, store, revision, snapshot.lines_of(table, line.seed_of(store)))
     set_aside = []
     for name in snapshots + segments + [watermark.NAME] * (watermark.NAME in disk.names()):
