@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import heapq
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from harness import wait_until
 from wire import Wire, op
 
+import zkv
 from zkv.engines.table import Table
 from zkv.transaction import Commit, Entry
 from zkv.values import Packed
@@ -309,3 +311,66 @@ def test_a_store_copied_while_it_runs_keeps_its_deadlines(wire: Wire) -> None:
         assert backup("get", key="a")["ttl"] == 1
         backup.now += 1
         assert keys(backup) == ["b"]
+
+
+# A wall clock that is set
+
+
+class WallClock:
+    """The one of the machine, as it would be had it been set."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.set_by = 0.0
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() + self.set_by)
+
+
+@pytest.fixture
+def wall(monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    return WallClock(monkeypatch)
+
+
+def noted(store: zkv.Store) -> None:
+    """Returns when the store has seen what the wall clock says."""
+    engine = store._engine  # type: ignore[attr-defined]
+    wait_until(lambda: abs(engine._steady.ahead() - engine._ahead) < 1)
+
+
+HOUR = 3600
+
+
+@pytest.mark.parametrize("hours", [1, -1, 24 * 365])
+def test_a_clock_that_is_set_ends_and_stretches_nothing(
+    tmp_path: Path, wall: WallClock, hours: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither while the store is open, nor over a restart."""
+    with zkv.open(tmp_path) as store:
+        store.put("lock", 1, ttl=1000)
+        store.put("short", 1, ttl=0.3)
+        wall.set_by = hours * HOUR
+        assert 900 < (store.item("lock").ttl or 0) <= 1000
+        wait_until(lambda: store.get("short", None) is None)
+        noted(store)
+        assert f"was set by {hours * HOUR:+}" in caplog.text
+    for _ in range(2):
+        with zkv.open(tmp_path) as store:
+            assert 900 < (store.item("lock").ttl or 0) <= 1000
+    wall.set_by += 2 * HOUR  # it was down for so long
+    with zkv.open(tmp_path) as store:
+        assert store.get("lock", None) is None
+
+
+def test_a_clock_that_is_set_is_remembered_by_a_store_that_crashes(
+    tmp_path: Path, wall: WallClock
+) -> None:
+    with zkv.open(tmp_path / "a") as store:
+        store.put("lock", 1, ttl=1000)
+        wall.set_by = HOUR
+        noted(store)
+        shutil.copytree(tmp_path / "a", tmp_path / "b")
+    with zkv.open(tmp_path / "b") as store:
+        assert 900 < (store.item("lock").ttl or 0) <= 1000
+        store.put("another", 1, ttl=1000)
+        wall.set_by = 0
+        noted(store)
+        assert 900 < (store.item("another").ttl or 0) <= 1000

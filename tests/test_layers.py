@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).resolve().parent.parent / "zkv"
 
 ROWS = (
     {"bar", "errors", "logs", "turns", "unread"},
-    {"connections", "loading", "signals", "values", "engines.disk", "engines.line"},
+    {"connections", "loading", "signals", "values"},
+    {"engines.clock", "engines.disk", "engines.line"},
     {"fields", "transaction", "engines.space", "engines.watermark"},
     {"arguments"},
     {"requests"},

@@ -626,6 +626,20 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_an_ipc_path_that_is_no_socket_is_left_alone",),
     ),
     Mutant(
+        "a clock that is set frees locks",
+        "zkv/engines/clock.py",
+        "        return self._offset + time.clock_gettime(_CLOCK)",
+        "        return time.time()",
+        ("tests/test_expiry.py::test_a_clock_that_is_set_ends_and_stretches_nothing",),
+    ),
+    Mutant(
+        "a clock that was set frees locks at the next start",
+        "zkv/engines/local.py",
+        "        ahead = 0.0 if mark is None else mark.ahead",
+        "        ahead = 0.0",
+        ("tests/test_expiry.py::test_a_clock_that_is_set_is_remembered_by_a_store_that_crashes",),
+    ),
+    Mutant(
         "a load makes for ever what was to expire",
         "zkv/cli/transfer.py",
         "    return None if entry.expires is None else max(",

@@ -167,11 +167,19 @@ class Journal:
     """
 
     def __init__(
-        self, disk: Disk, store: str, revision: int, first: int, fsync: Fsync, bytes_before: int
+        self,
+        disk: Disk,
+        store: str,
+        revision: int,
+        first: int,
+        fsync: Fsync,
+        bytes_before: int,
+        ahead: float = 0.0,
     ) -> None:
         """Starts the segment of the revisions from `first` on.
 
-        `revision` is the latest, and on disk; `bytes_before` what no snapshot has taken in.
+        `revision` is the latest, and on disk; `bytes_before` what no snapshot has taken in;
+        `ahead` is for the watermark.
         """
         self.confirmed = revision
         self.bytes = bytes_before
@@ -188,7 +196,7 @@ class Journal:
         self._failure: Exception | None = None
         self._written = self._synced = revision
         self._half_made: str | None = None
-        self._watermark = Watermark(disk, store, revision)
+        self._watermark = Watermark(disk, store, revision, ahead)
         try:
             self._segment = self._create_segment(first)
         except BaseException:
@@ -223,6 +231,12 @@ class Journal:
             self._guarded(self._watermark.sync)
             if self._half_reserved():
                 self._guarded(self._next_segment)
+
+    def note_clock(self, ahead: float) -> None:
+        """Keeps how far the clock of the store is ahead of the wall clock."""
+        with self._writing:
+            self._watermark.ahead = ahead
+            self._guarded(lambda: self._watermark.advance(self._synced))
 
     def rotate(self) -> tuple[int, int]:
         """Closes the segment and starts the next one.

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, get_args
 
-from zkv.engines import TURN_BYTES, TURN_S, Call, Outcome, compaction, snapshot
+from zkv.engines import TURN_BYTES, TURN_S, Call, Outcome, compaction, snapshot, watermark
+from zkv.engines.clock import Clock
 from zkv.engines.disk import SHORTAGES, Disk
 from zkv.engines.journal import Fsync, Journal, record_line
 from zkv.engines.recovery import OnProgress, recover, settle
@@ -68,6 +69,9 @@ COMPACT_AGAIN_S: Final = 60.0
 REPLIES_AGE_S: Final = 150.0
 """Large replies that sessions keep are given up when they are older than this, or than twice."""
 
+CLOCK_SET_S: Final = 1.0
+"""A wall clock that differs by more than before was set."""
+
 WARN_AGAIN_S: Final = 60.0
 """After how long the log tells again of what goes on going wrong."""
 
@@ -78,10 +82,11 @@ class LocalEngine:
     """An `Engine` on one data folder.
 
     Opening it takes the folder's lock, recovers, and starts a segment; it raises a
-    StartError. `clock` gives the seconds since 1970. `on_failure` is called, from any
-    thread, when the disk has failed: from then on `execute` raises DiskFailed. A shortage of
-    files, memory or processes is no such failure: whoever needed them gets Unavailable, or a
-    compaction fails, and all goes on. `on_progress` is told how far the recovery has come.
+    StartError. `clock` gives the seconds since 1970; without one, it is a `Clock`.
+    `on_failure` is called, from any thread, when the disk has failed: from then on `execute`
+    raises DiskFailed. A shortage of files, memory or processes is no such failure: whoever
+    needed them gets Unavailable, or a compaction fails, and all goes on. `on_progress` is told
+    how far the recovery has come.
     """
 
     def __init__(
@@ -89,14 +94,14 @@ class LocalEngine:
         disk: Disk,
         *,
         fsync: Fsync = "always",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         on_failure: Callable[[Exception], None] = lambda error: None,
         on_progress: OnProgress = lambda *_: None,
         compactor: type[compaction.Process | compaction.Inline] = compaction.Process,
     ) -> None:
         self._disk = disk
         self._fsync = fsync
-        self._clock = clock
+        self._given_clock = clock
         self._on_failure = on_failure
         self._compactor = compactor
         self._lock = threading.Lock()
@@ -208,6 +213,11 @@ class LocalEngine:
         self._table = found.table
         self.store = found.store or uuid.uuid4().hex
         self._snapshot = found.snapshot
+        mark = watermark.read(self._disk)
+        ahead = 0.0 if mark is None else mark.ahead
+        self._steady = Clock(ahead)
+        self._clock = self._given_clock or self._steady
+        self._ahead = ahead
         self._journal = Journal(
             self._disk,
             self.store,
@@ -215,6 +225,7 @@ class LocalEngine:
             self._table.next_revision,
             self._fsync,
             found.journal_bytes,
+            ahead,
         )
         self._space = Space(self._disk, lambda: self._journal.bytes)
         self._compaction: compaction.Process | compaction.Inline | None = None
@@ -316,6 +327,7 @@ class LocalEngine:
             for step in (
                 self._rest,
                 self._expire,
+                self._note_clock,
                 self._age_replies,
                 self._measure,
                 self._journal.tick,
@@ -342,6 +354,16 @@ class LocalEngine:
             self._sweep(self._clock())
             revision = self._table.revision
         self._journal.confirm(revision)
+
+    def _note_clock(self) -> None:
+        ahead = round(self._steady.ahead(), 3)
+        if abs(ahead - self._ahead) > CLOCK_SET_S:
+            log.warning(
+                "the clock of this machine was set by %+.1f s; times to live go on as they were",
+                self._ahead - ahead,
+            )
+            self._journal.note_clock(ahead)
+            self._ahead = ahead
 
     def _age_replies(self) -> None:
         now, sessions = time.monotonic(), self._table.sessions

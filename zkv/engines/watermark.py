@@ -6,12 +6,13 @@ turn, so that one is whole whatever happens to the other; the higher one counts:
 
     {"watermark":1043,"store":"…","crc":"…"}                                      …
 
-A line is written only after the revision has been synced, so it may lag but never lead.
+A line is written only after the revision has been synced, so it may lag but never lead. When
+the wall clock was set while the store was open, it also has `ahead`, see `clock`.
 """
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from zkv.engines import line
 from zkv.engines.disk import Disk
@@ -25,6 +26,8 @@ class Mark(NamedTuple):
 
     store: str
     revision: int
+    ahead: float = 0.0
+    """How many seconds the clock of the store was ahead of the wall clock."""
 
 
 def read(disk: Disk) -> Mark | None:
@@ -39,7 +42,8 @@ def read(disk: Disk) -> Mark | None:
 class Watermark:
     """The file, open to be moved up."""
 
-    def __init__(self, disk: Disk, store: str, revision: int) -> None:
+    def __init__(self, disk: Disk, store: str, revision: int, ahead: float = 0.0) -> None:
+        self.ahead = ahead
         self._disk = disk
         self._store = store
         self._seed = line.seed_of(store)
@@ -57,7 +61,9 @@ class Watermark:
 
     def advance(self, revision: int) -> None:
         """Says that everything up to this revision has been synced."""
-        fields = {"watermark": revision, "store": self._store}
+        fields: dict[str, Any] = {"watermark": revision, "store": self._store}
+        if self.ahead:
+            fields["ahead"] = self.ahead
         slot = line.seal(fields, self._seed)[:-1].ljust(_SLOT_BYTES - 1) + b"\n"
         self._disk.write_at(self._handle, slot, self._slot * _SLOT_BYTES)
         self._slot ^= 1
@@ -78,6 +84,6 @@ def _read_slot(slot: bytes) -> Mark | None:
         text = slot.rstrip(b" \n") + b"\n"
         store = line.peek(text)["store"]
         fields = line.unseal(text, line.seed_of(store))
-        return Mark(store, fields["watermark"])
+        return Mark(store, fields["watermark"], fields.get("ahead", 0.0))
     except (ValueError, KeyError):
         return None
