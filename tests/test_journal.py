@@ -392,6 +392,12 @@ def test_the_header_of_an_empty_segment_proves_what_comes_before_it(rotated: Pat
             assert revision_in(rotated) is None, f"byte {size}"
 
 
+def test_an_empty_segment_of_another_store_is_refused(died: Path) -> None:
+    """Not taken for one that is left over."""
+    (died / journal.name_of(REVISIONS + 1)).write_bytes(journal.header("other", REVISIONS + 1))
+    assert revision_in(died) is None
+
+
 def follow(rotated: Path, followed_by: str) -> None:
     following = rotated / journal.name_of(REVISIONS + 1)
     if followed_by == "nothing":

@@ -780,7 +780,7 @@ MUTANTS: Final = (
     Mutant(
         "a header proves nothing of what comes before it",
         "zkv/engines/recovery.py",
-        'header["rev"] <= revision + is_open',
+        'header["rev"] <= revision + (not before.closed)',
         "True",
         ("tests/test_journal.py::test_the_header_of_an_empty_segment_proves_what_comes_before_it",),
     ),

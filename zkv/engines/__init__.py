@@ -63,7 +63,8 @@ class Engine(Protocol):
         `TURN_BYTES`: there are as many outcomes as calls were run.
 
         It returns when everything that the outcomes say is as durable as the engine was
-        asked to make it. Raises DiskFailed when it cannot say that of one of them.
+        asked to make it. Raises Unavailable when it cannot say that of one of them now, and
+        DiskFailed when it never will.
         """
 
     def info(self) -> dict[str, Any]:
@@ -76,7 +77,10 @@ class Engine(Protocol):
         """
 
     def read_snapshot(self, revision: int, offset: int, bytes_max: int) -> tuple[bytes, int]:
-        """A part of the snapshot at this revision, and the size of all; raises NotFound."""
+        """A part of the snapshot at this revision, and the size of all.
+
+        Raises NotFound; and Unavailable when it cannot be read now.
+        """
 
     def close(self) -> None:
         """Brings everything to disk and lets go of it; a second call does nothing."""

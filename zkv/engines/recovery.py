@@ -100,7 +100,7 @@ def _recover(disk: Disk, on_progress: OnProgress) -> Recovered:
         saved = table.revision
     for name, size in sizes.items():
         is_open = ends != [] and not ends[-1].closed
-        if ends and _is_left_over(disk, name, size, table.revision, is_open):
+        if ends and _is_left_over(disk, name, size, ends[-1], table.revision):
             obsolete.append(name)
             continue
         if is_open:
@@ -212,7 +212,7 @@ def _replay(
     )
 
 
-def _is_left_over(disk: Disk, name: str, size: int, revision: int, is_open: bool) -> bool:
+def _is_left_over(disk: Disk, name: str, size: int, before: Segment, revision: int) -> bool:
     """Whether a segment was started, and then the one before it went on, up to this revision.
 
     Nothing is in it, and all that its header says was there. If that one was ended it is more
@@ -227,7 +227,9 @@ def _is_left_over(disk: Disk, name: str, size: int, revision: int, is_open: bool
         return False
     except ValueError:  # its writer died while making it
         return True
-    return len(head) == size and header["rev"] <= revision + is_open
+    if len(head) != size or header["store"] != before.store:
+        return False
+    return bool(header["rev"] <= revision + (not before.closed))
 
 
 def _refuse_if_synced(disk: Disk, name: str, offset: int, seed: int, expected: int) -> None:
