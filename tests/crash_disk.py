@@ -16,9 +16,10 @@ import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from zkv.engines.disk import Disk
+from zkv.engines.lock import FolderLock
 
 Fate = Literal["kept", "dropped", "zeroed", "garbled"]
 FATES: Final[tuple[Fate, ...]] = ("kept", "dropped", "zeroed", "garbled")
@@ -30,6 +31,16 @@ class Write(NamedTuple):
 
     offset: int
     data: bytes
+
+
+class Unlocked(FolderLock):
+    """Of a folder that no other process sees."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/"), [], b"")
+
+    def is_lost(self) -> bool:
+        return False
 
 
 class File:
@@ -144,8 +155,11 @@ class CrashDisk(Disk):
     def make(self) -> None:
         pass
 
-    def lock(self) -> IO[bytes]:
-        return io.BytesIO()
+    def lock(self, *, make: bool = True) -> FolderLock:
+        return Unlocked()
+
+    def still_has(self, name: str, handle: int) -> bool:
+        return True
 
     def names(self) -> list[str]:
         return sorted(self._names)

@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "zkv"
 
 ROWS = (
     {"bar", "errors", "logs", "turns", "unread"},
-    {"connections", "loading", "signals", "values"},
+    {"connections", "engines.lock", "loading", "signals", "values"},
     {"engines.clock", "engines.disk", "engines.line"},
     {"fields", "transaction", "engines.space", "engines.watermark"},
     {"arguments"},

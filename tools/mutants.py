@@ -626,6 +626,44 @@ MUTANTS: Final = (
         ("tests/test_server.py::test_an_ipc_path_that_is_no_socket_is_left_alone",),
     ),
     Mutant(
+        "a folder is locked by its file alone",
+        "zkv/engines/lock.py",
+        "            _lock(handles[0], folder)",
+        "            pass",
+        ("tests/test_lock.py::test_a_lock_file_that_is_removed_lets_no_second_server_in",),
+    ),
+    Mutant(
+        "a lock is all that keeps a second server out",
+        "zkv/engines/lock.py",
+        "            if owner != _owner() and _runs(owner):",
+        "            if False:",
+        (
+            "tests/test_lock.py"
+            "::test_a_lock_that_does_not_reach_a_second_server_stops_it_all_the_same",
+        ),
+    ),
+    Mutant(
+        "what is written to a folder that is gone is acknowledged",
+        "zkv/engines/journal.py",
+        "        if not self._disk.still_has(",
+        "        if False and not self._disk.still_has(",
+        ("tests/test_lock.py::test_a_folder_that_is_removed_or_moved_is_a_failed_disk",),
+    ),
+    Mutant(
+        "a folder that is gone is not missed",
+        "zkv/engines/lock.py",
+        "        except (FileNotFoundError, NotADirectoryError):\n            return True",
+        "        except (FileNotFoundError, NotADirectoryError):\n            return False",
+        ("tests/test_lock.py::test_a_folder_that_is_removed_or_moved_is_a_failed_disk",),
+    ),
+    Mutant(
+        "close unlocks nothing that a fork has open",
+        "zkv/engines/lock.py",
+        "                fcntl.flock(handle, fcntl.LOCK_UN)",
+        "                pass",
+        ("tests/test_lock.py::test_a_store_that_is_closed_is_free_though_a_fork_has_it_open",),
+    ),
+    Mutant(
         "a clock that is set frees locks",
         "zkv/engines/clock.py",
         "        return self._offset + time.clock_gettime(_CLOCK)",

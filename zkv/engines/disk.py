@@ -7,13 +7,14 @@ Nothing here knows what the bytes mean.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from zkv.errors import FolderInUse, FolderUnusable, Shortage, StartError
+from zkv.engines import lock
+from zkv.engines.lock import FolderLock
+from zkv.errors import FolderUnusable, Shortage, StartError
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
 """What says nothing of the disk: others hold too many files, or too much memory."""
@@ -33,28 +34,22 @@ class Disk:
         except OSError as error:
             raise self._unusable(error) from None
 
-    def lock(self, *, make: bool = True) -> IO[bytes]:
-        """Takes the folder for this process until the file is closed; raises FolderInUse.
+    def lock(self, *, make: bool = True) -> FolderLock:
+        """Takes the folder for this process; raises FolderInUse, FolderUnusable, or Shortage.
 
-        Or FolderUnusable, or Shortage.
-
-        The file is never unlinked: two processes could then each hold a lock on one. Unless
-        it is to be made, a folder without one counts as unused.
+        Unless it is to be made, nothing is written, and a folder without a lock counts as unused.
         """
         try:
-            if not make and "LOCK" not in self.names():
-                return open(os.devnull, "rb")
-            file = open(self._path("LOCK"), "ab", opener=_open_private)  # noqa: SIM115 - it stays
+            return lock.take(self.folder, make=make)
         except OSError as error:
             raise self._unusable(error) from None
+
+    def still_has(self, name: str, handle: int) -> bool:
+        """Whether a name is still that of an open file."""
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise FolderInUse(
-                f"the data folder {self.folder} is in use by another process"
-            ) from None
-        return file
+            return os.path.samestat(os.stat(self._path(name)), os.fstat(handle))
+        except FileNotFoundError:
+            return False
 
     def names(self) -> list[str]:
         """The names of all files, sorted."""

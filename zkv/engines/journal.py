@@ -25,6 +25,7 @@ the next start writes has it too, and revisions go on behind it: none is ever us
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 from collections import deque
@@ -286,7 +287,10 @@ class Journal:
 
     def _sync(self) -> None:
         """Moves the watermark to what is written, once that is on disk."""
-        self._disk.sync(self._segment.handle)
+        segment = self._segment
+        self._disk.sync(segment.handle)
+        if not self._disk.still_has(name_of(segment.first), segment.handle):
+            raise FileNotFoundError(errno.ENOENT, "the data folder was removed or replaced")
         self._synced = self._written
         self._watermark.advance(self._synced)
 

@@ -326,6 +326,7 @@ class LocalEngine:
         while not self._closed:
             for step in (
                 self._rest,
+                self._expect_folder,
                 self._expire,
                 self._note_clock,
                 self._age_replies,
@@ -354,6 +355,13 @@ class LocalEngine:
             self._sweep(self._clock())
             revision = self._table.revision
         self._journal.confirm(revision)
+
+    def _expect_folder(self) -> None:
+        if self._folder_lock.is_lost():
+            raise DiskFailed(
+                f"the data folder {self._disk.folder} was removed or replaced, or another process "
+                "has taken it"
+            ) from FileNotFoundError()
 
     def _note_clock(self) -> None:
         ahead = round(self._steady.ahead(), 3)
