@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "zkv"
 
 ROWS = (
-    {"bar", "errors", "logs", "turns", "unread"},
+    {"bar", "errors", "logs", "places", "turns", "unread"},
     {"connections", "engines.lock", "loading", "signals", "values"},
     {"engines.clock", "engines.disk", "engines.line"},
     {"fields", "transaction", "engines.space", "engines.watermark"},

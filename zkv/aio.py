@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -19,10 +18,19 @@ from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 from zkv import backup, plans
 from zkv.block import READS, Fields, Plan, Txn
-from zkv.dealer import IN_FLIGHT_MAX, Dealer, connect
-from zkv.endpoint import find, unreachable
+from zkv.dealer import IN_FLIGHT_MAX, Dealer, connect, expect_files
+from zkv.endpoint import find, no_socket, unreachable
 from zkv.errors import BadRequest, CannotConnect, Error
-from zkv.exchange import Session, Steps, ends_session, exchange, give_up_reply
+from zkv.exchange import (
+    CONNECT_AGAIN_S,
+    Nothing,
+    Session,
+    Steps,
+    ends_session,
+    exchange,
+    give_up_reply,
+)
+from zkv.places import Places
 
 CONNECTIONS_MAX: Final = 8
 """How many a client opens at most; more calls than they may have under way wait for their turn."""
@@ -134,7 +142,7 @@ class Client:
         try:
             connect(self.endpoint).close()  # a bad endpoint fails now
         except OSError as error:
-            raise _no_socket(error) from None
+            raise CannotConnect(no_socket(error)) from None
 
     def __repr__(self) -> str:
         return f"<zkv.aio.Client of {self.endpoint}>"
@@ -153,11 +161,12 @@ class Client:
 
     def __del__(self) -> None:
         if self.__dict__.get("_dealers") and self._pid == os.getpid():
-            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
             if self._loop is None or self._loop.is_closed():
                 _close_all(self._dealers)
             else:  # this may be the thread of another one
                 self._loop.call_soon_threadsafe(_close_all, self._dealers)
+            # Last, since a warning may be an error.
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -216,12 +225,12 @@ class Client:
         if self._closed:
             raise BadRequest("the client is closed")
         self._calls += 1
-        slots, session = self._slots, None
-        has_slot = slots.take()
+        places, session = self._places, None
+        has_place = places.take()
         try:
-            if not has_slot:
-                await slots.wait()
-                has_slot = True
+            if not has_place:
+                await places.wait()
+                has_place = True
                 if self._closed:
                     raise BadRequest("the client is closed")
             if writes and self.exactly_once:
@@ -233,19 +242,21 @@ class Client:
             if ends_session(error):
                 session = None
             raise
-        except OSError as error:
-            raise _no_socket(error) from None
         finally:
             if session is not None:
                 self._sessions.append(session)
-            if has_slot:
-                slots.give_back()
+            if has_place:
+                places.give_back()
             self._calls -= 1
             if self._closed:
                 self._end()
 
     async def _unreachable(self) -> str:
         """Why the server cannot be reached; one look is for all who ask meanwhile."""
+        try:
+            expect_files()
+        except OSError as error:
+            return no_socket(error)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(asyncio.to_thread(unreachable, self.endpoint))
         return await asyncio.shield(self._looking)
@@ -254,7 +265,13 @@ class Client:
         try:
             body, wait_s = next(steps)
             while True:
-                body, wait_s = steps.send(await self._dealer().ask(body, wait_s))
+                try:
+                    dealer = self._dealer()
+                except OSError:  # a shortage of files, which may pass
+                    await asyncio.sleep(min(CONNECT_AGAIN_S, wait_s))
+                    body, wait_s = steps.send(Nothing.SENT)
+                else:
+                    body, wait_s = steps.send(await dealer.ask(body, wait_s))
         except StopIteration as end:
             reply: Fields = end.value
             return reply
@@ -264,7 +281,7 @@ class Client:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._dealers: list[Dealer] = []
         self._sessions: list[Session] = []
-        self._slots = _Slots(CONNECTIONS_MAX * IN_FLIGHT_MAX)
+        self._places = Places(CONNECTIONS_MAX * IN_FLIGHT_MAX)
         self._looking = None
         self._calls = 0
 
@@ -285,54 +302,13 @@ class Client:
             if dealer.has_room:
                 return dealer
         self._dealers = [dealer for dealer in self._dealers if not dealer.silent]
-        dealer = Dealer(connect(self.endpoint), self._bind(), self.endpoint)
+        dealer = Dealer(connect(self.endpoint), self._bind(), self.endpoint, self._places)
         self._dealers.append(dealer)
         return dealer
 
     def _end(self) -> None:
         if self._calls == 0:
             _close_all(self._dealers)
-
-
-class _Slots:
-    """Places for calls that are under way. Who finds none waits in line.
-
-    An asyncio.Semaphore, for a sixth of its price while there are places.
-    """
-
-    def __init__(self, free: int) -> None:
-        self._free = free
-        self._line: deque[asyncio.Future[None]] = deque()
-
-    def take(self) -> bool:
-        """Takes a place, if there is one."""
-        if self._free == 0:
-            return False
-        self._free -= 1
-        return True
-
-    async def wait(self) -> None:
-        """Returns when there is a place, and it is taken."""
-        turn = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():  # it came at the same moment
-                self.give_back()
-            raise
-
-    def give_back(self) -> None:
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
-
-def _no_socket(error: OSError) -> CannotConnect:
-    return CannotConnect(f"cannot make a socket: {error.strerror}; nothing was sent")
 
 
 def _close_all(dealers: list[Dealer]) -> None:

@@ -16,9 +16,9 @@ from zkv.block import Fields
 from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, Error, ProtocolError
 from zkv.exchange import (
+    CONNECT_AGAIN_S,
     MANY_FRAMES,
     Nothing,
-    Peer,
     Session,
     Steps,
     ends_session,
@@ -29,11 +29,11 @@ from zkv.exchange import (
 from zkv.store import Store
 from zkv.zmtp import Link, NotZeroMQ
 
-CONNECT_AGAIN_S: Final = 0.05
-"""How long to wait after a connection that could not be opened, or was lost."""
-
 IDLE_MAX: Final = 32
 """Connections that are kept while no thread uses them."""
+
+IDLE_S: Final = 10.0
+"""What was not used for longer is closed at the next call on another one."""
 
 
 class Client(Store):
@@ -88,10 +88,11 @@ class Client(Store):
         try:
             connection = self._idle.pop()
         except IndexError:
-            connection = _Connection(self)
+            connection = _Connection(self.endpoint)
         spoiled = True
         try:
-            reply = connection.carry(exchange(self, session, op, fields, writes=writes))
+            steps = exchange(self, session, op, fields, writes=writes)
+            reply = connection.carry(steps, self.timeout_s)
             spoiled = False
             return reply
         except CannotConnect:
@@ -104,19 +105,27 @@ class Client(Store):
         finally:
             if session is not None:
                 self._sessions.append(session)
-            if spoiled or len(self._idle) >= IDLE_MAX:  # spoiled: a reply may yet come, to nobody
+            if spoiled:  # a reply may yet come, to nobody
                 connection.close()
             else:
-                self._idle.append(connection)
+                self._put_back(connection)
             if self._closed:
                 self._close_idle()
+
+    def _put_back(self, connection: _Connection) -> None:
+        """Those that were not used for longest go, if there are many, or it was long ago."""
+        idle, long_ago = self._idle, connection.used_at - IDLE_S
+        idle.append(connection)
+        with suppress(IndexError):  # other threads take from it and put back
+            while len(idle) > IDLE_MAX or idle[0].used_at < long_ago:
+                idle.pop(0).close()
 
     def _give_up_replies(self) -> None:
         with suppress(Error, IndexError):
             while True:
                 steps = give_up_reply(self, self._sessions.pop())
                 if steps is not None:
-                    self._idle[-1].carry(steps)
+                    self._idle[-1].carry(steps, self.timeout_s)
 
     def _take_session(self) -> Session:
         try:
@@ -133,18 +142,20 @@ class Client(Store):
 class _Connection:
     """One connection after another. (Lazy Pirate, zguide chapter 4.)"""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
+    def __init__(self, endpoint: str) -> None:
+        self._endpoint = endpoint
         self._link: Link | None = None
+        self.used_at = 0.0
 
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
             self._link = None
 
-    def carry(self, steps: Steps) -> Fields:
+    def carry(self, steps: Steps, timeout_s: float) -> Fields:
         """Goes through the steps of a request; returns its reply or raises its error."""
-        deadline = time.monotonic() + self._peer.timeout_s
+        self.used_at = time.monotonic()
+        deadline = self.used_at + timeout_s
         try:
             body, wait_s = next(steps)
             while True:
@@ -169,20 +180,20 @@ class _Connection:
             self.close()
             return Nothing.CAME
         except NotZeroMQ as error:
-            raise not_zkv(self._peer.endpoint, error) from None
+            raise not_zkv(self._endpoint, error) from None
         except OSError:
             self.close()
             time.sleep(min(CONNECT_AGAIN_S, wait_s))
             return Nothing.LEFT
         if len(frames) != 1:
-            raise not_zkv(self._peer.endpoint, MANY_FRAMES)
+            raise not_zkv(self._endpoint, MANY_FRAMES)
         return frames[0]
 
     def _connect(self, until: float) -> Link | None:
         """Tries again and again until then."""
         while (left_s := until - time.monotonic()) > 0:
             try:
-                return Link(self._peer.endpoint, left_s)
+                return Link(self._endpoint, left_s)
             except OSError:
                 time.sleep(min(CONNECT_AGAIN_S, left_s))
         return None

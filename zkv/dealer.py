@@ -18,6 +18,7 @@ import zmq
 
 from zkv.errors import BadRequest
 from zkv.exchange import MANY_FRAMES, Nothing, not_zkv
+from zkv.places import Places
 
 IN_FLIGHT_MAX: Final = 128
 """What PROTOCOL.md lets one connection have under way."""
@@ -37,15 +38,23 @@ class Dealer:
 
     `silent`: a request got no reply in its time, and nor did any other meanwhile. What the
     connection goes through may have gone without a sign, so it gets no more requests.
+
+    Who asks has one of the places. A request whose caller has gone keeps one until its reply
+    comes, or its time is over: the server has it, and the connection has no room for another.
     """
 
     def __init__(
-        self, socket: zmq.Socket[bytes], loop: asyncio.AbstractEventLoop, endpoint: str
+        self,
+        socket: zmq.Socket[bytes],
+        loop: asyncio.AbstractEventLoop,
+        endpoint: str,
+        places: Places,
     ) -> None:
         self.silent = False
         self._socket = socket
         self._loop = loop
         self._endpoint = endpoint
+        self._places = places
         self._numbers = count()
         self._calls: dict[bytes, _Call] = {}
         self._unsent: deque[bytes] = deque()
@@ -65,26 +74,31 @@ class Dealer:
         if not self._loop.is_closed():
             self._loop.remove_reader(self._socket.fileno())
         self._socket.close()
-        for call in self._calls.values():
-            call.timer.cancel()
+        for number in list(self._calls):
+            self._take(number)
 
     async def ask(self, body: bytes, wait_s: float) -> bytes | Nothing:
         """Sends a request; returns its reply, or after so many seconds why there is none."""
         number = next(self._numbers).to_bytes(8, "big")
-        timer = self._loop.call_later(wait_s, self._give_up, number)
+        timer = self._loop.call_later(wait_s, self._give_up, number, wait_s)
         call = self._calls[number] = _Call(body, self._loop.create_future(), timer)
         self._unsent.append(number)
         self._waiting += 1
         try:
             self._send()
             return await call.reply
+        except asyncio.CancelledError:
+            if call.heard_before is None:
+                self._take(number)
+            elif number in self._calls:
+                call.caller_has_gone = True
+                self._places.take_in_advance()
+            raise
         finally:
             self._waiting -= 1
-            if call.heard_before is None:  # cancelled before it was sent
-                self._take(number)
             self._close_if_done()
 
-    def _send(self) -> None:
+    def _send(self, late_at: float = 0) -> None:
         """Sends what waits for it, as far as the socket takes it."""
         send, unsent = self._socket.send, self._unsent
         while unsent:
@@ -99,7 +113,7 @@ class Dealer:
                         continue  # libzmq looks up what it can do only when it is asked
                     return  # `_look` goes on when it can
                 send(call.body)
-                call.heard_before = self._heard
+                call.heard_before, call.sent_late_at = self._heard, late_at
             unsent.popleft()
         if not self._looks_soon:  # to send may swallow the sign that there is a reply
             self._looks_soon = True
@@ -122,7 +136,7 @@ class Dealer:
             else:
                 call.reply.set_exception(not_zkv(self._endpoint, MANY_FRAMES))
         if self._unsent and not socket.closed:
-            self._send()
+            self._send(self._loop.time())
 
     def _can(self, event: int) -> bool:
         return bool(int(self._socket.get(_EVENTS)) & event)
@@ -131,13 +145,19 @@ class Dealer:
         call = self._calls.pop(number, None)
         if call is not None:
             call.timer.cancel()
+            if call.caller_has_gone:
+                self._places.give_back()
         return call
 
-    def _give_up(self, number: bytes) -> None:
+    def _give_up(self, number: bytes, wait_s: float) -> None:
         self._look()  # a loop that was busy may run its timers first, as uvloop does
-        call = self._calls.pop(number, None)
+        call = self._calls.get(number)
         if call is None:
             return
+        if call.sent_late_at > call.timer.when():  # so busy that the wait begins only now
+            call.timer = self._loop.call_later(wait_s, self._give_up, number, wait_s)
+            return
+        self._take(number)
         sent = call.heard_before is not None
         if sent and call.heard_before == self._heard:
             self.silent = True
@@ -153,7 +173,7 @@ class Dealer:
 class _Call:
     """A request, where its reply is awaited, and what ends the wait."""
 
-    __slots__ = ("body", "heard_before", "reply", "timer")
+    __slots__ = ("body", "caller_has_gone", "heard_before", "reply", "sent_late_at", "timer")
 
     def __init__(
         self, body: bytes, reply: asyncio.Future[bytes | Nothing], timer: asyncio.TimerHandle
@@ -163,6 +183,9 @@ class _Call:
         self.timer = timer
         self.heard_before: int | None = None
         """How many replies had come when it was sent; None: it is not sent yet."""
+        self.sent_late_at = 0.0
+        """When it was sent, if it could not be at once."""
+        self.caller_has_gone = False
 
 
 _contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}
@@ -174,8 +197,9 @@ def context() -> zmq.Context[zmq.Socket[bytes]]:
     """The one of this process: each has threads and files of its own."""
     pid = os.getpid()
     if pid not in _contexts:
-        _contexts[pid] = zmq.Context()
-        _contexts[pid].max_sockets = SOCKETS_MAX
+        made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        made.max_sockets = SOCKETS_MAX
+        _contexts.setdefault(pid, made)  # two threads may be the first
     return _contexts[pid]
 
 
@@ -184,7 +208,7 @@ def connect(endpoint: str) -> zmq.Socket[bytes]:
 
     Raises BadRequest for one that cannot be used, and OSError where no files are left.
     """
-    _expect_files()
+    expect_files()
     try:
         socket: zmq.Socket[bytes] = context().socket(zmq.DEALER)
     except zmq.ZMQError as error:
@@ -205,7 +229,7 @@ def connect(endpoint: str) -> zmq.Socket[bytes]:
     return socket
 
 
-def _expect_files() -> None:
+def expect_files() -> None:
     """Raises OSError unless there are as many as libzmq may want."""
     opened: list[int] = []
     try:

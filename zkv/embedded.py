@@ -7,6 +7,9 @@ changed by it without changing the store.
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import warnings
 
 from zkv import protocol
 from zkv.block import Fields
@@ -32,11 +35,21 @@ class Embedded(Store):
         self._engine = LocalEngine(Disk(folder), fsync=fsync)
         self._service = Service(self._engine, version)
         self._pid = os.getpid()
+        self._closed = False
 
     def close(self) -> None:
         """Brings everything to disk and frees the folder; a second call does nothing."""
+        self._closed = True
         if self._pid == os.getpid():
             self._engine.close()
+
+    def __del__(self) -> None:
+        if self.__dict__.get("_closed", True) or self._pid != os.getpid() or sys.is_finalizing():
+            return
+        # In a thread of its own: this one may be any, even one that the engine has to wait for.
+        threading.Thread(target=self._engine.close, name="zkv-close").start()
+        # Last, since a warning may be an error.
+        warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
 
     def _request(self, op: str, fields: Fields, *, writes: bool) -> Fields:
         if self._pid != os.getpid():

@@ -8,6 +8,7 @@ is said on a connection.
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import math
 import os
@@ -37,6 +38,7 @@ _HOST: Final = r"[^][:/*\0-\x20\ud800-\udfff]+|\[[0-9A-Fa-f:.]+(?:%\w+)?\]"
 _TCP: Final = re.compile(rf"tcp://(?:{_HOST}):(?P<port>[1-9][0-9]*)")
 _TCP_HERE: Final = re.compile(rf"tcp://(?:{_HOST}|\*):(?:\*|(?P<port>0|[1-9][0-9]*))")
 _PROBE_S: Final = 0.2
+_SHORTAGES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
 class Endpoint(NamedTuple):
@@ -138,7 +140,10 @@ def dial(address: str, timeout_s: float) -> socket.socket:
 
 def unreachable(address: str) -> str:
     """Why no request could be sent there, as far as a look at the address tells."""
-    listens = _listens(address)
+    try:
+        listens = _listens(address)
+    except OSError as error:
+        return no_socket(error)
     if listens is None:
         return f"nothing at {address} speaks ZeroMQ; nothing was sent"
     if listens:
@@ -147,6 +152,11 @@ def unreachable(address: str) -> str:
             "server, or one that hangs; nothing was sent"
         )
     return f"nothing listens at {address}; nothing was sent"
+
+
+def no_socket(error: OSError) -> str:
+    """Why no request could be sent: this machine, or this process, lacks something for it."""
+    return f"cannot make a socket: {error.strerror}; nothing was sent"
 
 
 def _check_address(text: str, tcp: re.Pattern[str], forms: str) -> None:
@@ -197,6 +207,7 @@ def _listens(address: str) -> bool | None:
     """Whether a plain connection is taken there; None if that is not known soon.
 
     A name other than localhost is not looked up: that could take longer than any timeout.
+    Raises OSError for want of a socket.
     """
     scheme, _, place = address.partition("://")
     try:
@@ -206,6 +217,8 @@ def _listens(address: str) -> bool | None:
         dial(address, _PROBE_S).close()
     except (ConnectionRefusedError, FileNotFoundError):
         return False
-    except (OSError, UnicodeError):
+    except (OSError, UnicodeError) as error:
+        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+            raise
         return None
     return True

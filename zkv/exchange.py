@@ -29,6 +29,9 @@ from zkv.errors import (
 )
 from zkv.requests import OPS
 
+CONNECT_AGAIN_S: Final = 0.05
+"""How long to wait after a connection that could not be opened, or was lost."""
+
 
 class Nothing(enum.Enum):
     """Why there is no reply: none came in time; the request could not be sent in time; or the
@@ -144,6 +147,8 @@ def _carry_in_session(
     if not session.is_open:
         yield from _carry(peer, "txn", session.number(_NOTHING), _AS_IT_IS, deadline)
         session.is_open = True
+        if time.monotonic() >= deadline:  # the reply was there in time, and nobody looked
+            deadline = time.monotonic() + peer.timeout_s
     return (yield from _carry(peer, op, session.number(fields), _RETRY, deadline, session))
 
 
