@@ -5,13 +5,13 @@ other is: test_client, test_store, test_exactly_once.
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import os
 import random
 import subprocess
 import sys
 import time
-import warnings
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -228,7 +228,7 @@ def test_tens_of_thousands_of_calls_share_a_few_connections(
     server: ServerProcess, long: bool
 ) -> None:
     """All are done, each sent once, within less time each than all take together."""
-    count = 100_000 if long else 10_000
+    count = 100_000 if long else 20_000
 
     async def main() -> None:
         async with zkv.aio.Client(server.endpoint, timeout_s=5) as client:
@@ -264,6 +264,86 @@ def test_a_call_that_waits_for_its_turn_is_not_on_the_clock(
         asyncio.run(main(f"tcp://127.0.0.1:{deaf.bind_to_random_port('tcp://127.0.0.1')}"))
 
 
+def test_calls_that_wait_for_their_turn_are_done_first_come_first_served(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zkv.aio.CONNECTIONS_MAX", 1)
+    monkeypatch.setattr("zkv.aio.IN_FLIGHT_MAX", 1)
+    done = []
+
+    async def call(client: zkv.aio.Client, n: int) -> None:
+        await client.put("k", n)
+        done.append(n)
+
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint, timeout_s=60) as client:
+            tasks = [asyncio.create_task(call(client, n)) for n in range(100)]
+            await asyncio.sleep(0)
+            for task in tasks[1::2]:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert done == [*range(0, 100, 2)]
+
+    asyncio.run(main())
+
+
+def test_a_cancelled_call_keeps_its_place_while_the_server_has_it() -> None:
+    """Or those who cancel what a silent server does not answer open connections without end."""
+
+    async def main(endpoint: str) -> None:
+        async with zkv.aio.Client(endpoint, timeout_s=60, resend_after_s=30) as client:
+            before = len(os.listdir("/proc/self/fd"))
+            for _ in range(5):
+                tasks = [asyncio.create_task(client.get("k")) for _ in range(1024)]
+                await asyncio.sleep(0.1)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+            assert len(os.listdir("/proc/self/fd")) < before + 30
+
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as deaf:
+        deaf.linger = 0
+        asyncio.run(main(f"tcp://127.0.0.1:{deaf.bind_to_random_port('tcp://127.0.0.1')}"))
+
+
+def test_a_cancelled_call_gives_its_place_back_in_its_time() -> None:
+    """To who has waited for it."""
+
+    async def main(endpoint: str) -> None:
+        async with zkv.aio.Client(endpoint, timeout_s=0.5) as client:
+            for _ in range(3):
+                tasks = [asyncio.create_task(client.get("k")) for _ in range(1024)]
+                await asyncio.sleep(0.1)
+                for task in tasks:
+                    task.cancel()
+                with pytest.raises(zkv.Timeout):
+                    await client.get("k")
+
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as deaf:
+        deaf.linger = 0
+        asyncio.run(main(f"tcp://127.0.0.1:{deaf.bind_to_random_port('tcp://127.0.0.1')}"))
+
+
+def test_a_loop_that_is_always_busy_makes_nothing_late(server: ServerProcess) -> None:
+    """Not while it connects, nor while it opens a session, nor after."""
+
+    async def be_busy() -> None:
+        while True:
+            time.sleep(0.3)
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with zkv.aio.Client(server.endpoint, timeout_s=0.2, resend_after_s=0.1) as client:
+            busy = asyncio.create_task(be_busy())
+            await asyncio.gather(*(client.put(f"{n}", n) for n in range(10)))
+            await client.put("k", 1)
+            busy.cancel()
+            asked = (await client.info())["counters"]["requests"]
+            assert (asked["txn"], asked["put"]) == (10, 11)
+
+    asyncio.run(main())
+
+
 def test_a_reply_that_came_while_the_loop_was_busy_is_not_late(server: ServerProcess) -> None:
     async def main() -> None:
         async with zkv.aio.Client(server.endpoint, timeout_s=0.2, resend_after_s=0.1) as client:
@@ -278,46 +358,67 @@ def test_a_reply_that_came_while_the_loop_was_busy_is_not_late(server: ServerPro
     asyncio.run(main())
 
 
-def test_cancelled_calls_cost_no_session(server: ServerProcess, seed: int, long: bool) -> None:
-    """Nor does a read."""
+def test_cancelled_calls_cost_nothing_and_take_no_reply_of_others(
+    server: ServerProcess, seed: int, long: bool
+) -> None:
+    """No session, and no connection. Ten thousand, at random moments; most are writes."""
     rng = random.Random(seed)
+    cancelled = 0
+
+    async def call(client: zkv.aio.Client, n: int) -> None:
+        if n % 4 == 0:
+            assert await client.get(f"k{n}") == n
+        else:
+            assert (await client.swap(f"own{n}", n)) in (n, None)
 
     async def main() -> None:
+        nonlocal cancelled
         async with zkv.aio.Client(server.endpoint, timeout_s=60) as client:
-            for _ in range(500 if long else 50):
-                tasks = [
-                    asyncio.create_task(client.put("k", n) if n % 2 else client.get("k", None))
-                    for n in range(100)
-                ]
+            await client.put_many({f"k{n}": n for n in range(100)})
+            for _ in range(1000 if long else 112):
+                tasks = [asyncio.create_task(call(client, n)) for n in range(100)]
                 for task in rng.sample(tasks, 90):
                     asyncio.get_running_loop().call_later(rng.uniform(0, 0.004), task.cancel)
-                await asyncio.gather(*tasks, return_exceptions=True)
-            assert (await client.info())["sessions"] <= 50
+                for result in await asyncio.gather(*tasks, return_exceptions=True):
+                    cancelled += isinstance(result, asyncio.CancelledError)
+                    assert result is None or isinstance(result, asyncio.CancelledError)
+            info = await client.info()
+            assert info["sessions"] <= 75
+            assert info["connections"]["open"] <= 8
 
     asyncio.run(main())
+    assert cancelled > 1000
 
 
-def test_a_client_that_is_dropped_says_so_and_leaves_nothing(
-    server: ServerProcess, recwarn: pytest.WarningsRecorder
-) -> None:
-    """While its loop goes on."""
+DROPPED = """
+import asyncio, os, sys, zkv.aio
 
-    async def use() -> None:
-        await zkv.aio.Client(server.endpoint).put("k", 1)
+async def use():
+    await zkv.aio.Client(sys.argv[1]).put("k", 1)
 
-    async def main() -> None:
+async def main():
+    await use()
+    files = len(os.listdir("/proc/self/fd"))
+    for _ in range(50):
         await use()
-        files = len(os.listdir("/proc/self/fd"))
-        for _ in range(50):
-            await use()
-        await asyncio.sleep(0.1)
-        assert len(os.listdir("/proc/self/fd")) < files + 10
+    await asyncio.sleep(0.2)
+    print(len(os.listdir("/proc/self/fd")) < files + 10)
 
-    warnings.simplefilter("always")
-    asyncio.run(main())
-    assert {str(warning.message) for warning in recwarn} == {
-        f"<zkv.aio.Client of {server.endpoint}> was not closed"
-    }
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("action", ["always", "error"])
+def test_a_client_that_is_dropped_says_so_and_leaves_nothing(
+    server: ServerProcess, action: str
+) -> None:
+    """While its loop goes on, and also where a warning is an error."""
+    command = [sys.executable, "-W", f"{action}::ResourceWarning", "-c", DROPPED, server.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+    said = f"ResourceWarning: <zkv.aio.Client of {server.endpoint}> was not closed\n"
+    assert done.stderr.count(said) == 51
+    assert "Unclosed socket" not in done.stderr
 
 
 NO_FILES = """
@@ -328,7 +429,7 @@ async def main():
     clients = []
     try:
         for _ in range(100):
-            clients.append(zkv.aio.Client(sys.argv[1]))
+            clients.append(zkv.aio.Client(sys.argv[1], timeout_s=0.5))
             await clients[-1].ping()
     except zkv.CannotConnect as error:
         print(error)
@@ -348,6 +449,42 @@ def test_a_client_without_files_for_it_cannot_connect(server: ServerProcess) -> 
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "cannot make a socket: Too many open files; nothing was sent\n"
+
+
+def test_a_shortage_of_files_that_comes_later_does_not_say_that_nothing_was_sent(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one that passes is not seen."""
+    made = 0
+
+    def connect(endpoint: str) -> zmq.Socket[bytes]:
+        nonlocal made
+        made += 1
+        if made in short:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return zkv.dealer.connect(endpoint)
+
+    monkeypatch.setattr("zkv.aio.connect", connect)
+    short: range | tuple[()] = ()
+
+    async def main(endpoint: str) -> None:
+        async with zkv.aio.Client(endpoint, timeout_s=0.5, resend_after_s=0.1) as client:
+            with pytest.raises(zkv.Timeout, match="outcome unknown"):
+                await client.put("k", 1)
+
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as deaf:
+        deaf.linger = 0
+        short = range(3, 100)
+        asyncio.run(main(f"tcp://127.0.0.1:{deaf.bind_to_random_port('tcp://127.0.0.1')}"))
+    assert made > 3
+
+    async def later() -> None:
+        async with zkv.aio.Client(server.endpoint) as client:
+            await client.put("k", 1)
+
+    made, short = 0, range(2, 4)
+    asyncio.run(later())
+    assert made == 4
 
 
 def test_a_client_is_for_one_event_loop(server: ServerProcess) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import http.server
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -412,7 +414,10 @@ def test_a_session_goes_on_after_a_timeout(connect: Connect, server: ServerProce
         assert client.info()["sessions"] == 1
 
 
-def test_threads_that_are_gone_leave_few_connections(server: ServerProcess) -> None:
+def test_threads_that_are_gone_leave_few_connections(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And after a while none."""
     with zkv.Client(server.endpoint, timeout_s=60) as client:
         barrier = threading.Barrier(100)
 
@@ -428,6 +433,51 @@ def test_threads_that_are_gone_leave_few_connections(server: ServerProcess) -> N
             thread.join()
         assert client.get("n") == 500
         wait_until(lambda: client.info()["connections"]["open"] <= 32)
+        assert client.info()["sessions"] <= 100
+        monkeypatch.setattr("zkv.client.IDLE_S", 0.1)
+        time.sleep(0.2)
+        wait_until(lambda: client.info()["connections"]["open"] == 1)
+
+
+def test_a_client_that_is_dropped_says_so_and_leaves_nothing(server: ServerProcess) -> None:
+    """At once."""
+    gc.disable()
+    try:
+        with zkv.Client(server.endpoint) as other:
+            client = zkv.Client(server.endpoint)
+            client.put("k", 1)
+            with pytest.warns(ResourceWarning, match="unclosed"):
+                del client
+            wait_until(lambda: other.info()["connections"]["open"] == 1)
+    finally:
+        gc.enable()
+
+
+NO_FILES = """
+import os, resource, sys, zkv
+client = zkv.Client(sys.argv[1], timeout_s=0.5)
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+opened = []
+try:
+    while True:
+        opened.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+try:
+    client.put("k", 1)
+except zkv.CannotConnect as error:
+    print(error)
+os.close(opened.pop())
+client.put("k", 1)
+client.close()
+"""
+
+
+def test_a_client_without_files_for_it_cannot_connect(server: ServerProcess) -> None:
+    command = [sys.executable, "-c", NO_FILES, server.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "cannot make a socket: Too many open files; nothing was sent\n"
 
 
 def test_close_needs_no_server_and_no_first_time(connect: Connect, unused: str) -> None:

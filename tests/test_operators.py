@@ -367,6 +367,23 @@ def test_behind_the_end_of_a_snapshot_there_is_nothing(data: Path) -> None:
         )
 
 
+def test_a_store_that_is_dropped_says_so_and_frees_its_folder(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    dropped = zkv.open(data)
+    dropped.put("k", 1)
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del dropped
+
+    def can_be_opened() -> bool:
+        try:
+            with zkv.open(data) as store:
+                return bool(store.get("k") == 1)
+        except zkv.StartError:
+            return False
+
+    wait_until(can_be_opened)
+
+
 def test_a_fork_leaves_the_store_to_its_parent(tmp_path: Path) -> None:
     """Else what the parent is acknowledged would be gone."""
     with zkv.open(tmp_path / "data") as store:

@@ -413,8 +413,8 @@ MUTANTS: Final = (
     Mutant(
         "a connection that failed is used again",
         "zkv/client.py",
-        "            if spoiled or len",
-        "            if len",
+        "            if spoiled:",
+        "            if False:",
         (
             "tests/test_client.py::test_a_late_reply_goes_to_nobody",
             "tests/test_client.py::test_a_signal_handler_may_break_off_a_call",
@@ -437,8 +437,8 @@ MUTANTS: Final = (
     Mutant(
         "what is sent may be late",
         "zkv/client.py",
-        "        deadline = time.monotonic() + self._peer.timeout_s",
-        "        deadline = time.monotonic() + 60",
+        "        deadline = self.used_at + timeout_s",
+        "        deadline = self.used_at + 60",
         ("tests/test_zmtp.py::test_nothing_is_sent_when_its_time_is_over",),
     ),
     Mutant(
@@ -472,8 +472,8 @@ MUTANTS: Final = (
     Mutant(
         "what was cancelled is sent",
         "zkv/dealer.py",
-        "            if call.heard_before is None:  # cancelled before it was sent",
-        "            if False:",
+        "            if call.heard_before is None:\n                self._take(number)\n            elif",
+        "            if",
         (
             "tests/test_aio.py::test_what_is_cancelled_before_it_could_be_sent_is_not_sent",
             "tests/test_aio.py::test_what_is_cancelled_before_it_could_be_sent_takes_no_room",
@@ -701,8 +701,8 @@ MUTANTS: Final = (
     Mutant(
         "a call that waits for its turn is on the clock",
         "zkv/aio.py",
-        "                await slots.wait()\n",
-        "                await asyncio.wait_for(slots.wait(), self.timeout_s)\n",
+        "                await places.wait()\n",
+        "                await asyncio.wait_for(places.wait(), self.timeout_s)\n",
         ("tests/test_aio.py::test_a_call_that_waits_for_its_turn_is_not_on_the_clock",),
     ),
     Mutant(
@@ -711,7 +711,82 @@ MUTANTS: Final = (
         "        except Error as error:\n            if ends_session(error):",
         "        except BaseException as error:\n"
         "            if not isinstance(error, Error) or ends_session(error):",
-        ("tests/test_aio.py::test_cancelled_calls_cost_no_session",),
+        ("tests/test_aio.py::test_cancelled_calls_cost_nothing_and_take_no_reply_of_others",),
+    ),
+    Mutant(
+        "the last in line comes first",
+        "zkv/places.py",
+        "self._line.popleft()",
+        "self._line.pop()",
+        (
+            "tests/test_aio.py::test_calls_that_wait_for_their_turn_are_done_first_come_first_served",
+        ),
+    ),
+    Mutant(
+        "a cancelled call gives its place away at once",
+        "zkv/dealer.py",
+        "                self._places.take_in_advance()",
+        "                pass",
+        ("tests/test_aio.py::test_a_cancelled_call_keeps_its_place_while_the_server_has_it",),
+    ),
+    Mutant(
+        "a cancelled call keeps its place for good",
+        "zkv/dealer.py",
+        "            if call.caller_has_gone:",
+        "            if False:",
+        ("tests/test_aio.py::test_a_cancelled_call_gives_its_place_back_in_its_time",),
+    ),
+    Mutant(
+        "a busy loop is taken for the server's silence",
+        "zkv/dealer.py",
+        "        if call.sent_late_at > call.timer.when():",
+        "        if False:",
+        ("tests/test_aio.py::test_a_loop_that_is_always_busy_makes_nothing_late",),
+    ),
+    Mutant(
+        "a busy loop takes the time of a write",
+        "zkv/exchange.py",
+        "        if time.monotonic() >= deadline:",
+        "        if False:",
+        ("tests/test_aio.py::test_a_loop_that_is_always_busy_makes_nothing_late",),
+    ),
+    Mutant(
+        "a client that is dropped keeps its sockets",
+        "zkv/aio.py",
+        "                self._loop.call_soon_threadsafe(_close_all, self._dealers)",
+        "                pass",
+        ("tests/test_aio.py::test_a_client_that_is_dropped_says_so_and_leaves_nothing",),
+    ),
+    Mutant(
+        "a shortage of files says that nothing was sent",
+        "zkv/aio.py",
+        "                    await asyncio.sleep(min(CONNECT_AGAIN_S, wait_s))",
+        '                    raise CannotConnect("") from None',
+        (
+            "tests/test_aio.py"
+            "::test_a_shortage_of_files_that_comes_later_does_not_say_that_nothing_was_sent",
+        ),
+    ),
+    Mutant(
+        "a shortage of files is blamed on the server",
+        "zkv/endpoint.py",
+        "        if isinstance(error, OSError) and error.errno in _SHORTAGES:",
+        "        if False:",
+        ("tests/test_client.py::test_a_client_without_files_for_it_cannot_connect",),
+    ),
+    Mutant(
+        "connections stay idle for good",
+        "zkv/client.py",
+        " or idle[0].used_at < long_ago",
+        "",
+        ("tests/test_client.py::test_threads_that_are_gone_leave_few_connections",),
+    ),
+    Mutant(
+        "a store that is dropped keeps its folder",
+        "zkv/embedded.py",
+        '        threading.Thread(target=self._engine.close, name="zkv-close").start()',
+        "        pass",
+        ("tests/test_operators.py::test_a_store_that_is_dropped_says_so_and_frees_its_folder",),
     ),
     Mutant(
         "an overtaken session goes on",
