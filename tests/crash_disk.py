@@ -158,7 +158,7 @@ class CrashDisk(Disk):
     def lock(self, *, make: bool = True) -> FolderLock:
         return Unlocked()
 
-    def still_has(self, name: str, handle: int) -> bool:
+    def has_name(self, handle: int) -> bool:
         return True
 
     def names(self) -> list[str]:

@@ -159,7 +159,7 @@ def test_connections_leave_files_for_the_server(tmp_path: Path) -> None:
 def deaf(endpoint: str, context: zmq.Context[Any]) -> zmq.Socket[bytes]:
     """A socket that takes little before its owner reads."""
     socket = context.socket(zmq.DEALER)
-    socket.linger, socket.rcvhwm, socket.rcvbuf = 0, 1, 4096
+    socket.linger, socket.rcvhwm, socket.rcvbuf, socket.reconnect_ivl = 0, 1, 4096, -1
     socket.connect(endpoint)
     return socket
 

@@ -277,7 +277,7 @@ MUTANTS: Final = (
     Mutant(
         "a reply that is kept takes no room",
         "zkv/engines/local.py",
-        "0 if completed is None else _packed_bytes(result)",
+        "0 if commit.completed is None else commit.completed.bytes",
         "0",
         ("tests/test_disk_errors.py::test_a_reply_that_is_kept_takes_room_as_well",),
     ),
@@ -472,7 +472,8 @@ MUTANTS: Final = (
     Mutant(
         "what was cancelled is sent",
         "zkv/dealer.py",
-        "            if call.heard_before is None:\n                self._take(number)\n            elif",
+        "            if call.heard_before is None:\n"
+        "                self._take(number)\n            elif",
         "            if",
         (
             "tests/test_aio.py::test_what_is_cancelled_before_it_could_be_sent_is_not_sent",
@@ -645,8 +646,8 @@ MUTANTS: Final = (
     Mutant(
         "what is written to a folder that is gone is acknowledged",
         "zkv/engines/journal.py",
-        "        if not self._disk.still_has(",
-        "        if False and not self._disk.still_has(",
+        "        if not self._disk.has_name(",
+        "        if False and not self._disk.has_name(",
         ("tests/test_lock.py::test_a_folder_that_is_removed_or_moved_is_a_failed_disk",),
     ),
     Mutant(

@@ -29,7 +29,7 @@ import zmq
 
 from zkv.connections import GREETING_S, Connections
 from zkv.turns import Turns
-from zkv.unread import MARK_BYTES, Unread
+from zkv.unread import Unread
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ TURNS_MAX: Final = 16_384
 TURNS_BYTES_MAX: Final = 64 * 2**20
 """Requests that a worker takes in while others take long. Then it takes in one for one."""
 
+FEW_CONNECTIONS: Final = 64
 CONNECTION_UNREAD_BYTES_MAX: Final = 32 * 2**20
 """Replies that a connection may leave unread before its requests wait: the largest has 24 MiB."""
 HELD_MAX: Final = 128
@@ -251,11 +252,11 @@ class Server:
         began = time.perf_counter()
         unread = self._unread
         replies = self._handle(bodies, unread.bytes_max - unread.bytes)
-        since_mark = unread.since_mark
+        since_mark, mark_bytes = unread.since_mark, unread.mark_bytes
         for envelope, reply in zip(envelopes, replies, strict=False):
             connection = envelope[0]
             size = since_mark[connection] = since_mark.get(connection, 0) + len(reply)
-            last = reply if size < MARK_BYTES else unread.mark(connection, reply)
+            last = reply if size < mark_bytes else unread.mark(connection, reply)
             for frame in envelope:
                 _send_frame(clients, frame, zmq.SNDMORE)
             _send_frame(clients, last)
@@ -265,7 +266,7 @@ class Server:
 
     def _any_held(self) -> bool:
         """Whether there are connections that get no replies for now."""
-        if self._unread.bytes:
+        if self._unread.bytes or len(self._unread.since_mark) > FEW_CONNECTIONS:
             self._unread.look()
         return bool(self._unread.held)
 

@@ -40,6 +40,8 @@ class Completed(Struct, frozen=True):
     seq: int
     result: Mapping[str, Any] | BaseException | None
     """The fields of a success, or the failure; None if they are not kept any more."""
+    bytes: int = 0
+    """Of the values in the result, about."""
 
 
 class Commit(Struct, frozen=True):

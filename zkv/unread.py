@@ -1,7 +1,7 @@
 """Replies that a server has handed to libzmq and that their clients have not taken yet, in bytes.
 
 libzmq bounds them by number only, and does not tell how many there are. But it tells when it
-lets go of the memory of a message that it was lent. So each `MARK_BYTES` of a connection's
+lets go of the memory of a message that it was lent. So each so many bytes of a connection's
 replies one is lent, a mark: when libzmq has let go of that, all before it have left as well.
 """
 
@@ -14,7 +14,10 @@ from typing import Final
 
 import zmq
 
-MARK_BYTES: Final = 128 * 2**10
+MARK_BYTES_MIN, MARK_BYTES_MAX = 64 * 2**10, 2**20
+UNMARKED_BYTES_MAX: Final = 64 * 2**20
+"""A mark costs as much as a small reply, so there are few while there are few connections: what
+all of them together may have sent since their last marks is what is not counted."""
 LOOK_S: Final = 0.01
 """How often marks are looked at."""
 CONNECTIONS_MAX: Final = 10_000
@@ -34,6 +37,8 @@ class Unread:
         """Connections with more than `connection_bytes_max` of them: they get no more replies."""
         self.since_mark: dict[bytes, int] = {}
         """Bytes of a connection's replies since its last mark: whoever sends them counts."""
+        self.mark_bytes = MARK_BYTES_MAX
+        """After so many bytes it is time for one."""
         self.dropped = 0
         """Requests of such connections that were given up."""
         self._connection_bytes_max = connection_bytes_max
@@ -60,7 +65,9 @@ class Unread:
         return frame
 
     def look(self) -> None:
-        """Takes note of what has left."""
+        """Takes note of what has left, and of how many there are."""
+        share = UNMARKED_BYTES_MAX // (len(self.since_mark) or 1)
+        self.mark_bytes = min(max(share, MARK_BYTES_MIN), MARK_BYTES_MAX)
         now = time.monotonic()
         if self._marks and now - self._looked > LOOK_S:
             self._looked = now

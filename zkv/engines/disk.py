@@ -44,12 +44,9 @@ class Disk:
         except OSError as error:
             raise self._unusable(error) from None
 
-    def still_has(self, name: str, handle: int) -> bool:
-        """Whether a name is still that of an open file."""
-        try:
-            return os.path.samestat(os.stat(self._path(name)), os.fstat(handle))
-        except FileNotFoundError:
-            return False
+    def has_name(self, handle: int) -> bool:
+        """Whether a file that is open has not been removed."""
+        return os.fstat(handle).st_nlink > 0
 
     def names(self) -> list[str]:
         """The names of all files, sorted."""

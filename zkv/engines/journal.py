@@ -287,9 +287,9 @@ class Journal:
 
     def _sync(self) -> None:
         """Moves the watermark to what is written, once that is on disk."""
-        segment = self._segment
-        self._disk.sync(segment.handle)
-        if not self._disk.still_has(name_of(segment.first), segment.handle):
+        handle = self._segment.handle
+        self._disk.sync(handle)
+        if not self._disk.has_name(handle):
             raise FileNotFoundError(errno.ENOENT, "the data folder was removed or replaced")
         self._synced = self._written
         self._watermark.advance(self._synced)

@@ -262,12 +262,15 @@ class LocalEngine:
                 return Outcome(*known)
         try:
             result = call.run(t, call.args)
-            completed = None if session is None else Completed(name, session.seq, result)
+            completed = None
+            if session is not None:
+                completed = Completed(name, session.seq, result, _packed_bytes(result))
             if completed is None and not t.changes:
                 return Outcome(result, self._true_of(t), t.bytes_read)
-            self._expect_revision()
+            if t.revision > self._journal.reserved:
+                self._expect_revision()
             commit = Commit(t.revision, now, t.changes, completed)
-            self._take_space(commit, t.size, 0 if completed is None else _packed_bytes(result))
+            self._take_space(commit, t.size)
         except BaseException as error:  # even SystemExit: the client waits for an answer
             revision = self._true_of(t)
             if session is not None and isinstance(error, RequestError):
@@ -278,8 +281,9 @@ class LocalEngine:
         self._commit(commit)
         return Outcome(result, t.revision, t.bytes_read)
 
-    def _take_space(self, commit: Commit, put_bytes: int, reply_bytes: int) -> None:
+    def _take_space(self, commit: Commit, put_bytes: int) -> None:
         """Raises NoSpace; deletions find space by themselves, also when their reply is kept."""
+        reply_bytes = 0 if commit.completed is None else commit.completed.bytes
         size = put_bytes + (reply_bytes if reply_bytes > REPLY_BYTES_FREE else 0)
         if size:
             at_most = JSON_TIMES_MAX * size + LINE_BYTES * len(commit.changes)

@@ -90,10 +90,9 @@ class Sessions:
         known[session] = completed, revision
         if len(self) > SESSIONS_MAX:
             self._forget(self._new if len(self._new) > SESSIONS_MAX // 10 else self._used)
-        size = _reply_bytes(completed.result)
-        if size > SMALL_BYTES:
-            self._large[session] = size
-            self.bytes += size
+        if completed.bytes > SMALL_BYTES:
+            self._large[session] = completed.bytes
+            self.bytes += completed.bytes
             while self.bytes > REPLIES_BYTES_MAX:
                 self._give_up(next(iter(self._large)))
 
@@ -152,16 +151,9 @@ def from_json(plain: Any) -> Completed:
         if fields is None:
             return Completed(name, seq, None)
         named = {name: Packed(values.pack(values.from_json(it))) for name, it in fields.items()}
-        return Completed(name, seq, named)
+        return Completed(name, seq, named, sum(map(len, named.values())))
     except (TypeError, AttributeError) as error:
         raise ValueError(f"not a session of zkv: {error}") from None
 
 
 _DIGEST_CHARS: Final = len(digest(""))
-
-
-def _reply_bytes(result: Result | None) -> int:
-    """Of the values in a reply, about; what else it holds is small."""
-    if result is None or isinstance(result, BaseException):
-        return 0
-    return sum([len(it) for it in result.values() if type(it) is Packed])
