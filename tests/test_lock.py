@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from harness import EXIT_S, ServerProcess, serving, wait_until
 
 import zkv
+from zkv.engines.journal import LOOK_S
 from zkv.errors import FolderInUse
 
 
@@ -65,7 +67,7 @@ def assert_fails(server: ServerProcess) -> None:
 
 @pytest.mark.parametrize("fsync", ["always", "never"])
 def test_a_folder_that_is_removed_or_moved_is_a_failed_disk(data: Path, fsync: str) -> None:
-    """What is removed takes nothing more, unless it is not synced: then for a second at most."""
+    """Which is noticed soon: by a write that is synced sooner."""
     with serving(data, "--fsync", fsync) as server:
         data.rename(f"{data}-moved")
         assert_fails(server)
@@ -73,6 +75,7 @@ def test_a_folder_that_is_removed_or_moved_is_a_failed_disk(data: Path, fsync: s
         with zkv.Client(server.endpoint, timeout_s=5) as store:
             store.put("k", 1)
             shutil.rmtree(data)
+            time.sleep(2 * LOOK_S)
             if fsync == "always":
                 with pytest.raises(zkv.Error):
                     store.put("k", "lost")

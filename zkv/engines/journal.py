@@ -28,6 +28,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -50,6 +51,9 @@ from zkv.transaction import Commit
 PREFIX: Final = "journal-"
 RESERVED: Final = 1_000_000
 """Revisions that a segment may give out before they are synced."""
+
+LOOK_S: Final = 0.05
+"""How often a writer looks whether its file is still there."""
 
 ROOM_BYTES: Final = 64 * 2**10
 """A segment grows by so much at a time."""
@@ -197,6 +201,7 @@ class Journal:
         self._failure: Exception | None = None
         self._written = self._synced = revision
         self._half_made: str | None = None
+        self._look_at = 0.0
         self._watermark = Watermark(disk, store, revision, ahead)
         try:
             self._segment = self._create_segment(first)
@@ -287,10 +292,12 @@ class Journal:
 
     def _sync(self) -> None:
         """Moves the watermark to what is written, once that is on disk."""
-        handle = self._segment.handle
-        self._disk.sync(handle)
-        if not self._disk.has_name(handle):
-            raise FileNotFoundError(errno.ENOENT, "the data folder was removed or replaced")
+        self._disk.sync(self._segment.handle)
+        now = time.monotonic()
+        if now > self._look_at:  # each time, it would take a sixth as long as the rest
+            self._look_at = now + LOOK_S
+            if not self._disk.has_name(self._segment.handle):
+                raise FileNotFoundError(errno.ENOENT, "the data folder was removed or replaced")
         self._synced = self._written
         self._watermark.advance(self._synced)
 
