@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgpack
@@ -101,6 +102,23 @@ def wait_until(true: Any, timeout_s: float = 10) -> None:
     while not true():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.01)
+
+
+def steps(work: Callable[[], Any]) -> int:
+    """How many calls, of Python and of C, some work takes: what does not hang on the machine."""
+    count = 0
+
+    def note(_: FrameType, event: str, __: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return count
 
 
 def cut_room(folder: Path) -> None:

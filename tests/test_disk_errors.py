@@ -290,7 +290,10 @@ def fill(store: zkv.Store, prefix: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     "request_of_session",
     [
-        {"op": "txn", "then": [{"op": "get", "key": "large"}]},
+        {
+            "op": "txn",
+            "then": [{"op": "get", "key": "large"}, {"op": "put", "key": "small", "value": 1}],
+        },
         {"op": "put", "key": "large", "value": "y", "return_old": True},
     ],
     ids=["get", "old"],

@@ -11,6 +11,7 @@ import os
 import random
 import re
 import shutil
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -282,6 +283,26 @@ def test_room_is_no_part_of_a_journal(died: Path, rotated: Path, room: int) -> N
         open_engine(folder).close()
         assert state_in(folder) == STATES[-1]
         assert not list(folder.glob("*.torn-*"))
+
+
+def test_a_line_before_room_is_read_once(tmp_path: Path) -> None:
+    """What it says is not held twice."""
+    engine = open_engine(tmp_path / "data")
+    engine.execute([change("k", [-99] * 100_000)])
+    abandon(engine)
+    path = segment(tmp_path / "data")
+
+    def peak(data: bytes) -> int:
+        path.write_bytes(data)
+        tracemalloc.start()
+        try:
+            recover(Disk(tmp_path / "data"))
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    data = path.read_bytes().rstrip(b" ")
+    assert peak(data + b" " * 1000) < 1.2 * peak(data)
 
 
 def test_lines_of_any_length_find_room(tmp_path: Path) -> None:

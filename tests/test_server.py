@@ -220,15 +220,21 @@ def test_a_value_is_32_levels_deep_at_most(server: ServerProcess) -> None:
     assert reply["limit"] == 32
 
 
-@pytest.mark.parametrize("one", [b"\x90", b"\x80", b"\x91\x01", b"\x81\xc0\xc0"])
-def test_arrays_and_maps_are_bounded_in_all(server: ServerProcess, one: bytes) -> None:
+@pytest.mark.parametrize(
+    "one",
+    [
+        b"\x90", b"\x80", b"\x91\x01", b"\x81\xc0\xc0",
+        b"\xc4\x00", b"\xd4\x00a", b"\xd6\xff\0\0\0\1",
+    ],
+)  # fmt: skip
+def test_arrays_maps_bins_and_exts_are_bounded_in_all(server: ServerProcess, one: bytes) -> None:
     """However few bytes they are. Nothing is made of them."""
     assert reply_to(server, b"", put_of(many(one, 1)))["ok"] is True
     before = server.resident_bytes()
     reply = reply_to(server, b"", put_of(many(one, 2)))
     assert_refused(reply, "bad_request", "value")
     assert (reply["limit"], reply["size"]) == (2**18, 2**18 + 3)
-    reply = reply_to(server, b"", put_of(many(one, 2_000_000 // 2**17)))
+    reply = reply_to(server, b"", put_of(many(one, 10)))
     assert_refused(reply, "bad_request", "value")
     assert server.resident_bytes() < before + 100 * MIB
 
@@ -237,6 +243,16 @@ def many(one: bytes, times: int) -> bytes:
     """Arrays of 131,072 of these, so many in an array."""
     full = b"\xdd\0\2\0\0" + one * 2**17
     return bytes((0x90 + times,)) + full * times
+
+
+def test_keys_that_collide_are_refused_and_the_server_goes_on(server: ServerProcess) -> None:
+    """Also where the request has another fault, which is told first."""
+    value = msgpack.packb([dict.fromkeys([n << 44 for n in range(2**17)])] * 6)
+    assert_refused(reply_to(server, b"", put_of(value)), "bad_request")
+    text = b"\x84\xa2op\xa3put\xa3key\xa1k\xa1t\xa1\xff\xa5value" + value
+    reply = reply_to(server, b"", text)
+    assert_refused(reply, "bad_request", "?")
+    assert "UTF-8" in reply["message"]
 
 
 def test_large_values_without_many_containers_pass(server: ServerProcess) -> None:

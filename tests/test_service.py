@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgpack
 import pytest
+from harness import steps
 
 from zkv.engines import Call, Outcome
+from zkv.engines.disk import Disk
+from zkv.engines.local import LocalEngine
 from zkv.errors import DiskFailed, Unavailable
 from zkv.service import Service
 
@@ -152,3 +157,85 @@ def test_info_says_what_is_served_and_what_was_asked() -> None:
     requests, errors = info["counters"]["requests"], info["counters"]["errors"]
     assert (requests["ping"], requests["info"]) == (2, 1)
     assert errors == {"bad_request": 2, "unknown_op": 1}
+
+
+def put(number: int, **more: Any) -> dict[str, Any]:
+    return {"op": "put", "key": f"k{number:04}", "value": [number], **more}
+
+
+def txn(ops: Iterable[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    return {"op": "txn", "then": [*ops], **more}
+
+
+OTHERS = [msgpack.Timestamp(1), msgpack.ExtType(1, b"x"), {1: math.nan}, b"bin", 2**60, {"$": 0}]
+OPERATIONS_BY_SIZE: dict[str, Callable[[int], dict[str, Any]]] = {
+    "put": lambda n: {"op": "put", "key": "k", "value": [*range(n)]},
+    "put others": lambda n: {"op": "put", "key": "k", "value": OTHERS * n},
+    "put in 30 maps": lambda n: {"op": "put", "key": "k", "value": deep(OTHERS * n, 30)},
+    "put a map": lambda n: {"op": "put", "key": "k", "value": dict.fromkeys(range(10 * n))},
+    "put if": lambda n: put(0, **{"if": {"value": dict.fromkeys(range(10 * n))}}),
+    "put old": lambda n: put(0, return_old=True),
+    "incr": lambda n: {"op": "incr", "key": "large"},
+    "get": lambda n: {"op": "get", "key": "large"},
+    "expire": lambda n: {"op": "expire", "key": "k0000", "ttl": n},
+    "put_many": lambda n: {"op": "put_many", "items": {f"i{i}": i for i in range(n)}, "ttl": 9},
+    "get_many": lambda n: {"op": "get_many", "keys": [f"k{i:04}" for i in range(n)]},
+    "get_many of one": lambda n: {"op": "get_many", "keys": ["large"] * n},
+    "count": lambda n: {"op": "count", "prefix": "k"},
+    "list": lambda n: {"op": "list", "values": True, "ttls": True, "limit": n},
+    "list the last": lambda n: {"op": "list", "after": f"k{n - 2:04}"},
+    "clear": lambda n: {"op": "clear", "prefix": "k"},
+    "txn put": lambda n: txn(put(i) for i in range(n)),
+    "txn put one": lambda n: txn(put(0, ttl=i + 1) for i in range(n)),
+    "txn delete": lambda n: txn({"op": "delete", "key": f"k{i:04}"} for i in range(n)),
+    "txn incr one": lambda n: txn({"op": "incr", "key": "i"} for i in range(n)),
+    "txn get": lambda n: txn({"op": "get", "key": "large"} for _ in range(n)),
+    "txn count": lambda n: txn({"op": "count"} for _ in range(n)),
+    "txn list": lambda n: txn({"op": "list", "limit": 1} for _ in range(n)),
+    "txn if": lambda n: txn([], **{"if": [{"key": f"k{i:04}", "exists": True} for i in range(n)]}),
+    "unknown fields": lambda n: {"op": "ping"} | {f"f{i}": [{}] for i in range(n)},
+}
+
+
+OF_ONE_KEY = ("put old", "incr", "get", "expire", "count", "list the last")
+
+
+def deep(value: Any, levels: int) -> Any:
+    for _ in range(levels):
+        value = {0: value}
+    return value
+
+
+@pytest.mark.parametrize("name", OPERATIONS_BY_SIZE)
+def test_an_operation_takes_steps_as_its_request_is_large(name: str, tmp_path: Path) -> None:
+    """Or the keys that it changes: twice as large, twice as many steps at most. And what a key
+    holds makes no difference to those that ask for one.
+    """
+    request = OPERATIONS_BY_SIZE[name]
+
+    def steps_of(size: int) -> int:
+        engine = LocalEngine(Disk(tmp_path / f"{size}"), fsync="never")
+        try:
+            service = Service(engine, "1")
+            exchange(service, txn(put(i, ttl=1000) for i in range(size)))
+            exchange(service, {"op": "put", "key": "large", "value": OTHERS * size})
+            body = msgpack.packb(request(size))
+            return steps(lambda: service.handle([body]))
+        finally:
+            engine.close()
+
+    steps_of(16)  # what is made only once
+    growth = 1 if name in OF_ONE_KEY else 2
+    assert steps_of(512) <= growth * steps_of(256) + 100
+
+
+@pytest.mark.parametrize("op", ["count", "list"])
+def test_a_txn_that_counts_what_it_changes_is_bounded(op: str, tmp_path: Path) -> None:
+    """It looks at each change again, of which there are 1,023 at most."""
+    engine = LocalEngine(Disk(tmp_path / "store"), fsync="never")
+    try:
+        ops = [put(i) for i in range(512)] + [{"op": op}] * 512
+        body = msgpack.packb(txn(ops))
+        assert steps(lambda: Service(engine, "1").handle([body])) < 2_000_000
+    finally:
+        engine.close()

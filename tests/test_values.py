@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 import random
+import tracemalloc
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import msgpack
 import msgspec
 import pytest
+from harness import steps
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -181,9 +183,12 @@ def test_the_json_of_a_value_is_this(value: Any, text: str) -> None:
     "text",
     [
         '{"$":1}', '{"$z":1}', '{"$b":"a"}', '{"$b":"*"}', '{"$b":1}', '{"$b":null}',
-        '{"$i":"x"}', '{"$i":null}', '{"$f":"1.0"}', '{"$f":"Nan"}', '{"$f":[]}', '{"$t":5}',
+        '{"$i":"x"}', '{"$i":null}', '{"$i":"5"}',
+        '{"$i":"0x20000000000000"}', '{"$i":"+9007199254740992"}', '{"$i":9007199254740992}',
+        '{"$f":"1.0"}', '{"$f":"Nan"}', '{"$f":[]}', '{"$t":5}',
         '{"$t":["1",2]}', '{"$t":[1,1000000000]}', '{"$x":[200,""]}', '{"$x":7}',
-        '{"$x":[5]}', '{"$m":5}', '{"$m":[[1]]}', '{"$m":[[[],1]]}', '{"$m":[[1,0],[true,0]]}',
+        '{"$x":[5]}', '{"$m":5}', '{"$m":[]}', '{"$m":{}}', '{"$m":["ab"]}',
+        '{"$m":[["a",1]]}', '{"$m":[[1]]}', '{"$m":[[[],1]]}', '{"$m":[[1,0],[true,0]]}',
         '{"$b":"YQ==","a":1}', '{"a":{"$q":1}}', '[{"$q":1}]',
     ],
 )  # fmt: skip
@@ -280,10 +285,11 @@ def test_keys_of_a_map_that_hash_alike_are_few(monkeypatch: pytest.MonkeyPatch) 
     alike = [n + times * (2**61 - 1) for n in range(3) for times in range(3)]
     packed = values.pack(dict.fromkeys(alike))
     monkeypatch.setattr(values, "ALIKE_MAX", 6)
-    assert values.unpack(packed) == dict.fromkeys(alike)
+    assert values.unpack_sent(packed) == dict.fromkeys(alike)
     monkeypatch.setattr(values, "ALIKE_MAX", 5)
     with pytest.raises(ValueError, match="more than 5 keys of a map hash alike"):
-        values.unpack(packed)
+        values.unpack_sent(packed)
+    assert values.unpack(packed) == dict.fromkeys(alike)
     assert values.from_json(values.to_json(dict.fromkeys(alike))) == dict.fromkeys(alike)
 
 
@@ -296,4 +302,34 @@ def test_keys_of_a_map_may_be_many(seed: int) -> None:
         [msgpack.Timestamp(rng.randrange(2**34), rng.randrange(10**9)) for _ in range(50_000)],
     ):
         map_ = dict.fromkeys(keys)
-        assert values.unpack(values.pack(map_)) == map_
+        assert values.unpack_sent(values.pack(map_)) == map_
+
+
+def test_collisions_count_in_all_maps_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = [n << 44 for n in range(2000)]
+    cost = values._collisions([*map(hash, keys)], at_most=10**9)
+    monkeypatch.setattr(values, "COLLISIONS_MAX", 3 * cost)
+    values.unpack_sent(values.pack([dict.fromkeys(keys)] * 3))
+    with pytest.raises(ValueError, match="collide"):
+        values.unpack_sent(values.pack([dict.fromkeys(keys)] * 4))
+
+
+def test_a_header_that_lies_has_no_room_made_for_items() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="exceeds"):
+            values.unpack(b"\xdd\0\2\0\0" * 900)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_in_a_map_is_read_once_however_many_maps_are_round_it() -> None:
+    def steps_of(levels: int) -> int:
+        value: Any = [2**60] * 1000
+        for _ in range(levels):
+            value = {1: value}
+        plain = msgspec.json.decode(msgspec.json.encode(values.to_json(value)))
+        return steps(lambda: values.from_json(plain))
+
+    assert steps_of(30) < 1.5 * steps_of(1)

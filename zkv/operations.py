@@ -82,8 +82,8 @@ def delete(t: Transaction, args: Arguments) -> Fields:
 def incr(t: Transaction, args: Arguments) -> Fields:
     _check(t, args)
     entry = t.find(args.key)
-    number = args.initial if entry is None else values.unpack(entry.packed)
-    if type(number) not in (int, float):
+    number = args.initial if entry is None else values.unpack_number(entry.packed)
+    if number is None:
         raise WrongType(f"the value of {args.key} is not a number")
     packed = values.pack(_in_range(args.key, number + args.by))
     entry = t.put(args.key, packed, None if entry is None else entry.deadline)

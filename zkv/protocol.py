@@ -69,13 +69,13 @@ def decode_map(body: bytes) -> dict[str, Any]:
         raise BadRequest("a request has one body, a frame that is not empty")
     try:
         counts = _containers_of_fields(body)
-        fields = {} if counts else values.unpack(body)
+        fields = {} if counts else values.unpack_sent(body)
     except UnicodeDecodeError:
         raise BadRequest(
             "a str in the request is not UTF-8 (send bytes as bin)", field=_field_not_utf8(body)
         ) from None
     except ValueError as error:
-        if found := _TOO_MANY.match(str(error)):
+        if (found := _TOO_MANY.match(str(error))) and int(found[1]) > values.ITEMS_MAX:
             raise BadRequest(
                 f"an array or map has {found[1]} items, the limit is {values.ITEMS_MAX}",
                 limit=values.ITEMS_MAX,
@@ -86,7 +86,7 @@ def decode_map(body: bytes) -> dict[str, Any]:
         raise BadRequest("the body is not a msgpack map")
     for name, count in counts.items():
         raise BadRequest(
-            f"{name} has {count} arrays and maps, the limit is {values.CONTAINERS_MAX}",
+            f"{name} has {count} arrays, maps, bins and exts, the limit is {values.CONTAINERS_MAX}",
             field=name, limit=values.CONTAINERS_MAX, size=count,
         )  # fmt: skip
     return fields
@@ -100,7 +100,7 @@ def _may_have_too_many(body: bytes) -> bool:
 
 
 def _containers_of_fields(body: bytes) -> dict[str, int]:
-    """The fields of a request that have too many arrays and maps, and how many."""
+    """The fields of a request that have too many arrays, maps, bins and exts, and how many."""
     if len(body) <= values.CONTAINERS_MAX or not _may_have_too_many(body):
         return {}
     counts = values.containers_of_fields(body)
@@ -203,7 +203,7 @@ def _reason(error: ValueError) -> str:
 def _field_not_utf8(body: bytes) -> str:
     """The first field of a request in which a str is not UTF-8."""
     try:
-        fields = values.unpack_any(body, unicode_errors="surrogateescape")
+        fields = values.unpack_any(body, sent=True, unicode_errors="surrogateescape")
     except ValueError:
         return "?"
     for name, given in fields.items() if type(fields) is dict else ():

@@ -13,12 +13,12 @@ JSON cannot say is tagged with a one-key object whose key begins with `$`:
 
 from __future__ import annotations
 
-import functools
 import math
 import sys
 from base64 import b64decode
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from itertools import chain
 from typing import Annotated, Any, Final
 
 import msgpack
@@ -33,12 +33,16 @@ ITEMS_MAX: Final = 131_072
 """Items of one array or map. It also bounds what a header that lies can make us allocate."""
 
 CONTAINERS_MAX: Final = 262_144
-"""Arrays and maps of one request in all: each takes memory, here and in every reader, whatever
-little it takes on the wire."""
+"""Arrays, maps, bins and exts of one field in all: each takes memory, here and in every reader,
+whatever little it takes on the wire. A bin and an ext are maps on disk."""
 
-ALIKE_MAX: Final = 64
+ALIKE_MAX: Final = 16
 """Keys of one map that may share a hash in Python. Of numbers and timestamps a peer can choose as
 many as it likes, and each costs a look at all others, here and in every reader."""
+
+COLLISIONS_MAX: Final = 2**23
+"""How often keys of one message, in all its maps, may find their places in a dict taken. That is
+as often as a message has bytes; keys that nobody chose do so about once each."""
 
 INT_MIN: Final = -(2**63)
 INT_MAX: Final = 2**64 - 1
@@ -80,8 +84,7 @@ def unpack(packed: bytes | memoryview) -> Value:
     Raises ValueError (or a subclass) for anything that is not exactly one value of msgpack
     that a store can hold: bytes missing or left over, text that is not UTF-8, an array or
     map of more than `ITEMS_MAX` items, a map key that is a container, or keys of a map with
-    others than str and bin that are equal, or of which too many hash alike. Of a str or bin key
-    that comes twice the last counts.
+    others than str and bin that are equal. Of a str or bin key that comes twice the last counts.
     """
     try:
         return _unpack_plain(packed)
@@ -89,8 +92,18 @@ def unpack(packed: bytes | memoryview) -> Value:
         return unpack_any(packed)
 
 
-def unpack_any(packed: bytes | memoryview, *, unicode_errors: str = "strict") -> Value:
-    """Like `unpack`, which it is the slow and the thorough half of."""
+def unpack_sent(packed: bytes) -> Value:
+    """Like `unpack`, of what no store holds yet: keys of a map must not be chosen to be slow."""
+    try:
+        return _unpack_plain(packed)
+    except ValueError:
+        return unpack_any(packed, sent=True)
+
+
+def unpack_any(
+    packed: bytes | memoryview, *, sent: bool = False, unicode_errors: str = "strict"
+) -> Value:
+    """Like `unpack`, or `unpack_sent`, which it is the slow and the thorough half of."""
     try:
         return _unpack(packed, strict_map_key=True, unicode_errors=unicode_errors)
     except ValueError as error:
@@ -99,26 +112,38 @@ def unpack_any(packed: bytes | memoryview, *, unicode_errors: str = "strict") ->
     return _unpack(
         packed,
         strict_map_key=False,
-        object_pairs_hook=_dict_of_sound,
+        object_pairs_hook=_dicts_of_sent() if sent else _dict_of_distinct,
         unicode_errors=unicode_errors,
     )
 
 
+def unpack_number(packed: bytes) -> int | float | None:
+    """The int or float of these bytes, or None if they are another value, however large."""
+    if len(packed) > _NUMBER_BYTES_MAX:
+        return None
+    value = unpack(packed)
+    return value if type(value) in (int, float) else None
+
+
 def containers_at_most(packed: bytes) -> int:
-    """A number that these bytes have no more arrays and maps than, found without reading them."""
+    """A number that these bytes have no more arrays, maps, bins and exts than, found without
+    reading them."""
     return len(packed) - len(packed.translate(None, _CONTAINER_MARKS))
 
 
 def containers_of_fields(packed: bytes) -> dict[Any, int]:
-    """How many arrays and maps each field of a map has; nothing of them is kept.
+    """How many arrays, maps, bins and exts each field of a map has; nothing of them is kept.
 
     Raises ValueError as `unpack` does.
     """
     count = 0
 
-    def note(_: object) -> None:
+    def note(items: Iterable[Any]) -> None:
         nonlocal count
         count += 1
+        for item in items:
+            if type(item) in _IN_A_TAG:
+                count += 1
 
     unpacker = msgpack.Unpacker(
         timestamp=0,
@@ -127,7 +152,8 @@ def containers_of_fields(packed: bytes) -> dict[Any, int]:
         max_array_len=ITEMS_MAX,
         max_map_len=ITEMS_MAX,
         list_hook=note,
-        object_pairs_hook=note,
+        object_pairs_hook=lambda pairs: note(chain.from_iterable(pairs)),
+        ext_hook=lambda _, data: data,
     )
     unpacker.feed(packed)
     found = {}
@@ -146,7 +172,7 @@ def equal(one: bytes, other: bytes) -> bool:
     """
     if one == other:
         return True
-    return len(one) == len(other) and pack(_ordered(unpack(one))) == pack(_ordered(unpack(other)))
+    return len(one) == len(other) and _canonical(unpack(one)) == _canonical(unpack(other))
 
 
 def check_depth(value: Value, levels: int = DEPTH_MAX) -> None:
@@ -216,9 +242,14 @@ def from_json(plain: Any) -> Value:
 
 
 _pack_array_header = msgpack.Packer().pack_array_header
-_unpack = functools.partial(
-    msgpack.unpackb, timestamp=0, max_array_len=ITEMS_MAX, max_map_len=ITEMS_MAX
-)
+_pack_map_header = msgpack.Packer().pack_map_header
+
+
+def _unpack(packed: bytes | memoryview, **options: Any) -> Value:
+    items_max = min(ITEMS_MAX, len(packed))  # else a header that lies has room made for items
+    return msgpack.unpackb(
+        packed, timestamp=0, max_array_len=items_max, max_map_len=items_max, **options
+    )
 
 
 def plain(levels: int) -> Any:
@@ -249,19 +280,59 @@ _unpack_json = msgspec.msgpack.Decoder(_Json).decode
 _unpack_json_array = msgspec.msgpack.Decoder(list[_Json]).decode  # type: ignore[valid-type]
 
 
-_CONTAINER_MARKS = bytes((*range(0x80, 0xA0), *range(0xDC, 0xE0)))  # what one begins with
+_IN_A_TAG = frozenset((bytes, msgpack.Timestamp))  # and exts, where they are given as bytes
+_CONTAINER_MARKS = bytes(  # what one begins with
+    (*range(0x80, 0xA0), *range(0xC4, 0xCA), *range(0xD4, 0xD9), *range(0xDC, 0xE0))
+)
 
 
-def _dict_of_sound(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    """What a peer has sent: keys that would make the dict slow are refused before it is made."""
-    if len(pairs) > ALIKE_MAX:
-        hashes = [hash(key) for key, _ in pairs if type(key) in _UNSALTED]
-        if len(hashes) - len(set(hashes)) > ALIKE_MAX:
-            raise ValueError(f"more than {ALIKE_MAX} keys of a map hash alike")
-    return _dict_of_distinct(pairs)
+def _dicts_of_sent() -> Callable[[list[tuple[Any, Any]]], dict[Any, Any]]:
+    """What makes the dicts of a message that a peer has sent: keys that were chosen to make them
+    slow are refused before a dict is made of them.
+    """
+    left = COLLISIONS_MAX
+
+    def dict_of(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        nonlocal left
+        if len(pairs) > ALIKE_MAX:
+            hashes = [hash(key) for key, _ in pairs if type(key) in _UNSALTED]
+            if len(hashes) - len(set(hashes)) > ALIKE_MAX:
+                raise ValueError(f"more than {ALIKE_MAX} keys of a map hash alike")
+            if len(hashes) > _FEW:
+                left -= _collisions([hash(key) for key, _ in pairs], left)
+        return _dict_of_distinct(pairs)
+
+    return dict_of
 
 
 _UNSALTED = frozenset((int, float, bool, type(None), msgpack.Timestamp))
+_FEW = 1024  # of which any cost little
+
+
+def _collisions(hashes: list[int], at_most: int) -> int:
+    """How often a dict of CPython that gets these keys finds a place taken, while it grows to them.
+
+    Raises ValueError beyond a number. Hashes can be chosen so that all differ, in their low bits
+    too, and yet send each other from place to place: only who follows them finds that.
+    """
+    count, size = 0, 8
+    while size * 2 // 3 < len(hashes):
+        size *= 2
+        taken, mask = bytearray(size), size - 1
+        for one in hashes[: size * 2 // 3]:
+            rest = one & _WORD
+            at = rest & mask
+            while taken[at]:
+                rest >>= 5
+                at = (5 * at + rest + 1) & mask
+                count += 1
+            taken[at] = 1
+            if count > at_most:
+                raise ValueError("keys of maps collide in Python as if they were chosen to")
+    return count
+
+
+_WORD = 2**64 - 1
 
 
 def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -277,17 +348,21 @@ def _dict_of_distinct(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     return distinct
 
 
-def _ordered(value: Value) -> Value:
-    """The same for equal values: maps in one order, and nan without a payload."""
+def _canonical(value: Value) -> bytes:
+    """The same msgpack for equal values: maps in one order, and nan without a payload.
+
+    No dict is made in that order: the keys were only seen to be quick in the one they came in.
+    """
     if type(value) is list:
-        return [_ordered(item) for item in value]
+        return array([_canonical(item) for item in value])
     if type(value) is dict:
-        pairs = [(_ordered(key), _ordered(item)) for key, item in value.items()]
-        return dict(sorted(pairs, key=lambda pair: pack(pair[0])))
-    return math.nan if value != value else value
+        pairs = [_canonical(key) + _canonical(item) for key, item in value.items()]
+        return _pack_map_header(len(pairs)) + b"".join(sorted(pairs))
+    return pack(math.nan if value != value else value)
 
 
 _CONTAINERS = frozenset((list, dict))
+_NUMBER_BYTES_MAX = 9
 
 
 def _int_to_json(number: int) -> Any:
@@ -295,13 +370,20 @@ def _int_to_json(number: int) -> Any:
 
 
 def _float_to_json(number: float) -> Any:
-    return number if math.isfinite(number) else {"$f": str(number)}
+    return number if math.isfinite(number) else _NOT_FINITE[str(number)]
+
+
+def _needs_no_tag(map_: dict[Any, Any]) -> bool:
+    return all(type(key) is str and not key.startswith("$") for key in map_)
 
 
 def _dict_to_json(map_: dict[Any, Any]) -> Any:
-    if all(type(key) is str and not key.startswith("$") for key in map_):
+    if _needs_no_tag(map_):
         return {key: to_json(item) for key, item in map_.items()}
     return {"$m": [[to_json(key), to_json(item)] for key, item in map_.items()]}
+
+
+_NOT_FINITE = {text: {"$f": text} for text in ("nan", "inf", "-inf")}  # each is made once
 
 
 def _same(plain: Any) -> Any:
@@ -326,7 +408,7 @@ _TO_JSON: dict[type, Callable[[Any], Any]] = {
 def _from_tag(tag: str, content: Any) -> Value:
     try:
         value = _FROM_TAG[tag](content)
-        exact = msgspec.to_builtins(to_json(value)) == {tag: content}
+        exact = tag in _EXACT or msgspec.to_builtins(to_json(value)) == {tag: content}
     except (LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"not a value that zkv wrote: {tag}") from error
     if not exact:
@@ -334,15 +416,34 @@ def _from_tag(tag: str, content: Any) -> Value:
     return value
 
 
+def _map_from_tag(pairs: list[Any]) -> dict[Any, Any]:
+    if type(pairs) is not list or any(type(pair) is not list for pair in pairs):
+        raise TypeError("not an array of arrays")
+    map_ = _dict_of_distinct([(from_json(key), from_json(item)) for key, item in pairs])
+    if _needs_no_tag(map_):
+        raise ValueError("not as zkv would write it: $m")
+    return map_
+
+
+def _int_from_tag(text: str) -> int:
+    number = int(text)
+    if str(number) != text or -JSON_INT_MAX <= number <= JSON_INT_MAX:
+        raise ValueError("not as zkv would write it: $i")
+    return number
+
+
 def _float_from_tag(text: str) -> float:
     return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[text]
 
 
+_EXACT = frozenset(("$i", "$f", "$m"))
+"""Are looked at while they are read: else what is in a map would be again for each map round it."""
+
 _FROM_TAG: dict[str, Callable[[Any], Value]] = {
     "$b": lambda text: b64decode(text, validate=True),
-    "$i": int,
+    "$i": _int_from_tag,
     "$f": _float_from_tag,
     "$t": lambda pair: msgpack.Timestamp(*pair),
     "$x": lambda pair: msgpack.ExtType(pair[0], b64decode(pair[1], validate=True)),
-    "$m": lambda pairs: _dict_of_distinct([(from_json(k), from_json(v)) for k, v in pairs]),
+    "$m": _map_from_tag,
 }

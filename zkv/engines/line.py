@@ -80,12 +80,12 @@ def records(
     decode = msgspec.json.Decoder(kind).decode_lines
 
     def unseal_all(block: list[bytes]) -> list[Record]:
+        if not block[-1].endswith(b"\n"):  # to JSON, a tab or a space would do as well
+            raise ValueError("the line does not end")
         try:
             found = decode(b"".join(block))
         except msgspec.DecodeError as error:
             raise ValueError(f"not a line of zkv: {error}") from None
-        if not block[-1].endswith(b"\n"):  # to JSON, a tab or a space would do as well
-            raise ValueError("the line does not end")
         crcs = [crc32(one[:-_TAIL_BYTES], seed) for one in block]
         if "".join([record.crc for record in found]) != pack(f">{len(crcs)}I", *crcs).hex():
             raise ValueError("the CRC does not fit")
