@@ -15,6 +15,7 @@ from harness import ServerProcess, ask, raw_socket, serving, wait_until
 
 import zkv
 from zkv.server import Server
+from zkv.unread import Unread
 
 MIB = 2**20
 PING = msgpack.packb({"op": "ping"})
@@ -219,6 +220,21 @@ def test_replies_that_many_leave_unread_are_bounded(tmp_path: Path) -> None:
             assert store.info()["connections"]["unread_bytes"] <= most
         wait_until(lambda: store.info()["connections"]["unread_bytes"] < MIB)
         assert store.get("large") == bytes(2 * MIB)
+
+
+def test_two_workers_may_mark_the_replies_of_a_connection_at_the_same_time() -> None:
+    """The later one then finds nothing to count."""
+    unread = Unread(MIB, MIB)
+    unread.since_mark[b"connection"] = 1000
+    marks = [unread.mark(b"connection", b"reply") for _ in range(2)]
+    assert unread.bytes == 1000
+    marks.clear()
+
+    def all_have_left() -> bool:
+        unread.look()
+        return unread.bytes == 0 and not unread._marks
+
+    wait_until(all_have_left)
 
 
 def test_a_connection_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -561,6 +561,16 @@ MUTANTS: Final = (
         ("tests/test_connections.py::test_connections_beyond_the_most_are_refused",),
     ),
     Mutant(
+        "a mark of nothing ends a worker",
+        "zkv/unread.py",
+        "            self._bytes.pop(connection, None)",
+        "            del self._bytes[connection]",
+        (
+            "tests/test_connections.py"
+            "::test_two_workers_may_mark_the_replies_of_a_connection_at_the_same_time",
+        ),
+    ),
+    Mutant(
         "replies are handed on however many are unread",
         "zkv/unread.py",
         "            self.held.add(connection)",

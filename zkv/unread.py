@@ -57,7 +57,7 @@ class Unread:
         frame = zmq.Frame(reply, track=True, copy=False, copy_threshold=0)
         assert isinstance(frame.tracker, zmq.MessageTracker)
         with self._lock:
-            size = self.since_mark.pop(connection, 0)
+            size = self.since_mark.pop(connection, 0)  # 0 where another worker was faster
             if len(self.since_mark) > CONNECTIONS_MAX:
                 self.since_mark.clear()  # of most of them nothing has been left for long
             self._marks.setdefault(connection, deque()).append((frame.tracker, size))
@@ -88,7 +88,7 @@ class Unread:
         if owed:
             self._bytes[connection] = owed
         else:
-            del self._bytes[connection]
+            self._bytes.pop(connection, None)  # none of a mark that has nothing
         if owed <= self._connection_bytes_max:
             self.held.discard(connection)
         elif connection not in self.held:
