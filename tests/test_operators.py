@@ -107,6 +107,7 @@ def test_check_names_the_first_bad_line_and_the_repair(data: Path) -> None:
         [
             f"zkv-server: {path.name}: bad line at byte {line}, where revision 5 should stand; "
             "lines behind it are good, so it was acknowledged; "
+            "a copy of a folder in use may look so, and zkv-client backup makes one that does not; "
             f"to go on with what is good: zkv-server --repair {data}",
         ],
     )
@@ -197,6 +198,19 @@ def test_a_line_that_is_whole_and_makes_no_sense_is_damage_and_costs_only_itself
     with zkv.open(data) as store:
         assert contents(store) == {f"key:{n}": n for n in range(1, 10) if n != (9 if last else 2)}
         assert store.put("new", 1) > 10  # behind the revision that was lost
+
+
+def test_repair_makes_no_empty_store_unless_told_twice(data: Path) -> None:
+    """As of a copy that was made while a compaction took the old files away."""
+    for path in [*data.glob("snapshot-*"), *data.glob("journal-*")]:
+        head = path.read_bytes().splitlines(keepends=True)[0]
+        path.write_bytes(head)
+    before = files_of(data)
+    done = server("--repair", str(data))
+    assert done.code == 65
+    assert "not one key can be read" in done.err[0]
+    assert files_of(data) == before | {"LOCK": b""}
+    assert server("--repair", str(data), "--accept-empty").code == 0
 
 
 def test_repair_leaves_a_good_folder_alone(data: Path) -> None:

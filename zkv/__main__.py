@@ -56,10 +56,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.check:
             return _check(folder)
         if args.repair:
-            return _repair(folder, signals)
+            return _repair(folder, signals, accept_empty=args.accept_empty)
         return _serve(args, signals)
     except Damaged as error:
-        hint = "" if args.repair else f"; to go on with what is good: zkv-server --repair {folder}"
+        hint = (
+            f"; a copy of a folder in use may look so, and zkv-client backup makes one that does "
+            f"not; to go on with what is good: zkv-server --repair {folder}"
+        )
+        hint = "" if args.repair else hint
         print(f"zkv-server: {error}{hint}", file=sys.stderr)
         return error.exit_code
     except StartError as error:
@@ -167,6 +171,11 @@ def _parser() -> argparse.ArgumentParser:
         help="go on with whatever lines of a damaged folder are good, set the old files aside, "
         "say what was lost, and exit",
     )
+    parser.add_argument(
+        "--accept-empty",
+        action="store_true",
+        help="let --repair go on when not one key can be read",
+    )
     parser.add_argument("--version", action="version", version=f"zkv {__version__}")
     return parser
 
@@ -207,7 +216,7 @@ def _check(folder: str) -> int:
     return 0
 
 
-def _repair(folder: str, signals: Signals) -> int:
+def _repair(folder: str, signals: Signals, *, accept_empty: bool) -> int:
     disk = Disk(folder)
     with disk.lock(make=False):
         _expect_store(disk)
@@ -215,7 +224,7 @@ def _repair(folder: str, signals: Signals) -> int:
             recover(disk)
             print(f"{folder}: good, nothing to repair")
             return 0
-        done = repair(disk, before_change=signals.hold)
+        done = repair(disk, accept_empty=accept_empty, before_change=signals.hold)
     for lost in done.lost:
         print(f"lost: {lost}")
     for name in done.set_aside:

@@ -30,13 +30,16 @@ class Repaired(NamedTuple):
     """The new names of the old files."""
 
 
-def repair(disk: Disk, *, before_change: Callable[[], None] = lambda: None) -> Repaired:
+def repair(
+    disk: Disk, *, accept_empty: bool = False, before_change: Callable[[], None] = lambda: None
+) -> Repaired:
     """Repairs the folder, which must be locked.
 
     `before_change` is called when all is read: from then on it should not be broken off, since
     a start could take the old files away before they are renamed.
 
-    Raises Damaged if no file says whose it is, OtherFormat, and OSError.
+    Raises Damaged if no file says whose it is, or if no key is left, unless that is accepted;
+    OtherFormat, and OSError.
     """
     snapshots, segments = disk.data_files(snapshot.PREFIX), disk.data_files(journal.PREFIX)
     store, lost = _store_of(disk, snapshots + segments), list[str]()
@@ -67,6 +70,10 @@ def repair(disk: Disk, *, before_change: Callable[[], None] = lambda: None) -> R
     if mark is not None and mark.store == store:
         _note_gap(table.revision, mark.revision + 1, lost)
         used = max(used, mark.revision)
+    if lost and not len(table) and not accept_empty:
+        raise Damaged(
+            "not one key can be read; zkv-server --repair --accept-empty makes an empty store of it"
+        )
     table.build_index()
     revision = max(used, table.revision) + 1
     before_change()
