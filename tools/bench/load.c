@@ -15,7 +15,7 @@
 #include <zmq.h>
 
 #define BODIES_MAX (16u << 20)
-#define IN_FLIGHT_MAX 64
+#define IN_FLIGHT_MAX 128
 #define REPLY_TIMEOUT_MS 5000
 #define REQUESTS_MAX (64u << 20)
 
