@@ -5,6 +5,7 @@ across restarts, crashes and compactions; and no session is remembered for ever.
 from __future__ import annotations
 
 import gc
+import random
 import shutil
 import threading
 import weakref
@@ -311,6 +312,46 @@ def test_sessions_in_use_leave_when_all_are(wire: Wire, monkeypatch: pytest.Monk
     assert wire("info")["sessions_forgotten"] == 5
     assert incr_in(wire, "used 4", 3, **RETRY)["error"] == "session_lost"
     assert incr_in(wire, "used 5", 3, **RETRY)["ok"]
+
+
+@lives
+def test_a_session_that_was_forgotten_is_not_known_again(
+    wire: Wire, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was before its latest request, which would be done twice then."""
+    monkeypatch.setattr("zkv.engines.sessions.SESSIONS_MAX", 20)
+    incr_in(wire, "forgotten", 1)
+    wire.compact()
+    assert incr_in(wire, "forgotten", 2)["value"] == 2
+    for seq in (1, 2, 3):
+        for number in range(25):
+            incr_in(wire, f"careless {number}", seq)
+    assert incr_in(wire, "forgotten", 2, **RETRY)["error"] == "session_lost"
+    life(wire)
+    assert incr_in(wire, "forgotten", 2, **RETRY)["error"] == "session_lost"
+
+
+def known_sessions(wire: Wire) -> list[Any]:
+    return [(it.session, it.seq) for it, _ in wire.engine._table.sessions.completed()]
+
+
+@lives
+def test_the_same_sessions_are_known_in_the_same_order(
+    wire: Wire, life: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever came since the last snapshot, which more were known at than have room."""
+    monkeypatch.setattr("zkv.engines.sessions.SESSIONS_MAX", 20)
+    for seed in range(20):
+        print("seed", seed)
+        rng = random.Random(seed)
+        seqs = dict.fromkeys(range(40), 0)
+        for _ in range(rng.randrange(300)):
+            number = rng.randrange(rng.randrange(1, 41))
+            seqs[number] += 1
+            incr_in(wire, f"{seed} {number}", seqs[number])
+        before = known_sessions(wire)
+        life(wire)
+        assert known_sessions(wire) == before
 
 
 MIB = 2**20

@@ -32,6 +32,8 @@ from zkv.errors import Damaged
 RUN_BYTES_MAX: Final = 64 * 2**20
 """Changes that are sorted in memory at a time; more become files that are merged."""
 
+_TELL_BYTES: Final = 2**18
+
 Changes = dict[str, snapshot.Record[Raw] | None]
 """The values stay the JSON that they are."""
 Stream = Iterator[tuple[str, int, bytes | None]]
@@ -46,9 +48,10 @@ def compact(disk: Disk, store: str, upto: int, on_bytes: OnBytes = line.ignore) 
     snapshots = disk.data_files(snapshot.PREFIX)
     segments = [n for n in disk.data_files(journal.PREFIX) if n <= journal.name_of(upto)]
     revision = snapshot.revision_of(snapshots[-1]) if snapshots else 0
+    base = snapshots[-1] if snapshots else None
     merge = _Merge(disk, store, revision, on_bytes)
-    merge.read(segments, upto)
-    lines = merge.lines(snapshots[-1] if snapshots else None)
+    merge.read(base, segments, upto)
+    lines = merge.lines(base)
     written = snapshot.write(disk, store, upto, lines, spare=True, on_bytes=on_bytes)
     merge.close()
     for name in snapshots + segments:
@@ -121,8 +124,12 @@ class _Merge:
         self._bytes = 0
         self._runs: list[str] = []
 
-    def read(self, segments: Iterable[str], upto: int) -> None:
-        """Takes in closed segments, oldest first, which have every revision up to this one."""
+    def read(self, base: str | None, segments: Iterable[str], upto: int) -> None:
+        """Takes in the sessions of an old snapshot; then closed segments, oldest first, which
+        have every revision up to this one.
+        """
+        if base is not None:
+            self._read_sessions(base)
         for name in segments:
             self._read_segment(name)
         if self._revision < upto:
@@ -130,24 +137,40 @@ class _Merge:
 
     def lines(self, base: str | None) -> Iterator[bytes]:
         """The lines of the new snapshot, on top of those of an old one."""
-        sessions = Sessions()
         streams = [self._sorted_changes(), *(self._run(n) for n in range(len(self._runs)))]
         if base is not None:
-            streams.append(self._base(base, sessions))
+            streams.append(self._base(base))
         last = ""
         for key, _, one in heapq.merge(*streams, key=lambda item: item[:2]):
             if key != last and one is not None:
                 yield one
             last = key
         for completed, revision in self._sessions.completed():
-            sessions.remember(completed, revision)
-        for completed, revision in sessions.completed():
             yield snapshot.session_line(completed, revision, self._seed)
 
     def close(self) -> None:
         """Removes the runs."""
         for name in self._runs:
             self._disk.unlink(name)
+
+    def _read_sessions(self, name: str) -> None:
+        """They come before those of the segments, as they did when all of it happened: else one
+        that was forgotten since would be known again, as it was before its latest request.
+
+        At a bad line it ends: `_base` says where that is.
+        """
+        size = 0
+        for one in self._disk.lines(name):
+            if one.startswith(snapshot.SESSION_MARK):
+                try:
+                    fields = line.unseal(one, self._seed)
+                except ValueError:
+                    return
+                self._sessions.remember(from_json(fields["session"]), fields["rev"])
+            size += len(one)
+            if size > _TELL_BYTES:
+                self._on_bytes(size)
+                size = 0
 
     def _read_segment(self, name: str) -> None:
         """Raises Damaged unless the segment is whole, and follows what was read before it."""
@@ -187,13 +210,11 @@ class _Merge:
             record = self._changes[key]
             yield key, 0, None if record is None else line.seal(record, self._seed)
 
-    def _base(self, name: str, sessions: Sessions) -> Stream:
+    def _base(self, name: str) -> Stream:
         age = len(self._runs) + 1
         kind = snapshot.Record[Raw]
         for record, one, _ in snapshot.read(self._disk, name, self._store, kind, self._on_bytes):
-            if record.session is not None:
-                sessions.remember(from_json(record.session), record.rev)
-            else:
+            if record.session is None:
                 yield record.key, age, one
 
     def _run(self, number: int) -> Stream:

@@ -28,6 +28,8 @@ from zkv.errors import Damaged, OtherFormat
 from zkv.transaction import Completed, Entry
 
 PREFIX: Final = "snapshot-"
+SESSION_MARK: Final = b'{"session":'
+"""How the line of a session begins, and no other."""
 Value = TypeVar("Value")
 _WRITE_BYTES: Final = 32 * 1024
 """What is synced at a time, and so what a sync of the journal may have to wait for. Beside a
