@@ -9,9 +9,10 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import msgpack
 import pytest
 import zmq
 from awaited import Connect
@@ -126,26 +127,47 @@ def test_it_says_so(name: str, connect: Connect) -> None:
             assert raised.value.outcome_known is (kind is zkv.CannotConnect)
 
 
-def test_a_broker_may_stand_in_between(shared_server: ServerProcess, connect: Connect) -> None:
+@contextmanager
+def broker(server: str) -> Iterator[str]:
+    """A proxy in between: to the server, all of its clients are one connection."""
     with zmq.Context() as context:
         front, back, control, stop = map(
             context.socket, (zmq.ROUTER, zmq.DEALER, zmq.PAIR, zmq.PAIR)
         )
         port = front.bind_to_random_port("tcp://127.0.0.1")
-        back.connect(shared_server.endpoint)
+        back.connect(server)
         control.bind("inproc://control")
         stop.connect("inproc://control")
-        broker = threading.Thread(target=zmq.proxy_steerable, args=(front, back, None, control))
-        broker.start()
+        thread = threading.Thread(target=zmq.proxy_steerable, args=(front, back, None, control))
+        thread.start()
         try:
-            with connect(f"tcp://127.0.0.1:{port}") as client:
-                client.put("k", "v")
-                assert client.get("k") == "v"
+            yield f"tcp://127.0.0.1:{port}"
         finally:
             stop.send(b"TERMINATE")
-            broker.join()
+            thread.join()
             for socket in (front, back, control, stop):
                 socket.close(linger=0)
+
+
+def test_a_broker_may_stand_in_between(shared_server: ServerProcess, connect: Connect) -> None:
+    with broker(shared_server.endpoint) as endpoint, connect(endpoint) as client:
+        client.put("k", "v")
+        assert client.get("k") == "v"
+
+
+def test_a_broker_may_have_hundreds_of_clients(shared_server: ServerProcess) -> None:
+    """Replies are bounded in bytes, and not in number."""
+    with broker(shared_server.endpoint) as endpoint, zmq.Context() as context, ExitStack() as open_:
+        clients = [open_.enter_context(context.socket(zmq.REQ)) for _ in range(600)]
+        for client in clients:
+            client.linger = 0
+            client.connect(endpoint)
+        for _ in range(3):
+            for client in clients:
+                client.send(msgpack.packb({"op": "ping"}))
+            for client in clients:
+                assert client.poll(20_000)
+                assert msgpack.unpackb(client.recv())["ok"]
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 64])
