@@ -391,6 +391,35 @@ def test_large_replies_are_given_up_when_they_are_old(
     assert incr_in(wire, "small", 1, **RETRY)["value"] == 1
 
 
+def test_old_replies_are_given_up_a_few_at_a_time(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others wait meanwhile."""
+    monkeypatch.setattr("zkv.engines.local.GIVE_UP_MAX", 3)
+    for number in range(5):
+        wire("put", key="big", value=bytes(1000))
+        wire("delete", key="big", return_old=True, session=f"s{number}", seq=1)
+    wire.engine._age_at = 0.0
+    wire.engine._age_replies()
+    wire.engine._age_at = 0.0
+    given_up = []
+    for _ in range(3):
+        wire.engine._age_replies()
+        given_up.append(wire("info")["replies_given_up"])
+    assert given_up == [3, 5, 5]
+    assert wire("delete", key="big", session="s4", seq=1, **RETRY)["error"] == "session_lost"
+
+
+def test_large_replies_that_are_kept_end_a_turn(wire: Wire) -> None:
+    """As those that are read do: else all of a batch are in memory at once."""
+    wire("put", key="big", value=bytes(7 * MIB))
+    fields = {"key": "big", "return_old": True, **S, "seq": 1}
+    assert wire("delete", **fields)["ok"]
+    replies = wire.service.handle([request("delete", **fields, **RETRY)] * 64, 64 * MIB)
+    assert len(replies) == 2
+    assert all(len(decoded(reply)["old"]) == 7 * MIB for reply in replies)
+
+
 def test_a_transaction_that_only_reads_is_not_kept(wire: Wire) -> None:
     wire("put", key="big", value=bytes(MIB))
     reads = {"then": [op("get", "big"), {"op": "count"}, {"op": "list"}]}

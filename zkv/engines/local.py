@@ -69,6 +69,9 @@ COMPACT_AGAIN_S: Final = 60.0
 REPLIES_AGE_S: Final = 150.0
 """Large replies that sessions keep are given up when they are older than this, or than twice."""
 
+GIVE_UP_MAX: Final = 5000
+"""How many are given up at a time: others wait for so long."""
+
 CLOCK_SET_S: Final = 1.0
 """A wall clock that differs by more than before was set."""
 
@@ -381,8 +384,9 @@ class LocalEngine:
         now, sessions = time.monotonic(), self._table.sessions
         if now > self._age_at:
             self._age_at = now + REPLIES_AGE_S
-            with self._lock:
-                sessions.age()
+            sessions.generation += 1
+        with self._lock:
+            sessions.give_up_old(GIVE_UP_MAX)
         if sessions.forgotten > self._forgotten and now > self._warn_at:
             self._warn_at = now + WARN_AGAIN_S
             log.warning(

@@ -9,6 +9,7 @@ backup, cannot use them.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
@@ -32,6 +33,8 @@ SMALL_BYTES: Final = 512
 
 Result = Mapping[str, Any] | BaseException
 
+_Known = OrderedDict[str, tuple[Completed, int]]
+
 
 @lru_cache(maxsize=4096)
 def digest(name: str | bytes) -> str:
@@ -46,11 +49,14 @@ class Sessions:
     """Which request of each session was the latest, and what it came to."""
 
     def __init__(self) -> None:
-        # Each with those unused for longest first.
-        self._new: dict[str, tuple[Completed, int]] = {}
-        self._used: dict[str, tuple[Completed, int]] = {}
-        self._large: dict[str, int] = {}  # bytes of the replies that are large, oldest first
-        self._aging: set[str] = set()
+        # Each with those unused for longest first. In a dict, to find its first item takes the
+        # longer the more were removed before it.
+        self._new = _Known()
+        self._used = _Known()
+        # Bytes of the replies that are large, and the generation of each, oldest first.
+        self._large = OrderedDict[str, tuple[int, int]]()
+        self.generation = 0
+        """Of large replies: who goes on to the next one makes those before the last one old."""
         self.bytes = 0
         """Of large replies."""
         self.forgotten = self.given_up = 0
@@ -59,8 +65,8 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._new) + len(self._used)
 
-    def recall(self, session: str, seq: int, retry: bool) -> tuple[Result, int] | None:
-        """The result and revision of this very request, or None if it has to be run now.
+    def recall(self, session: str, seq: int, retry: bool) -> tuple[Result, int, int] | None:
+        """The result of this very request, its revision and bytes; None if it has to be run now.
 
         Raises Stale for one before the latest, and SessionLost for a resent request of a
         session that is not known: it may have run, so it must not run now.
@@ -77,7 +83,7 @@ class Sessions:
             return None
         if completed.result is None:
             raise SessionLost("the request was done, and its reply is not kept any more")
-        return completed.result, revision
+        return completed.result, revision, completed.bytes
 
     def remember(self, completed: Completed, revision: int) -> None:
         """Makes this request its session's latest. A failure changes nothing on disk."""
@@ -91,16 +97,18 @@ class Sessions:
         if len(self) > SESSIONS_MAX:
             self._forget(self._new if len(self._new) > SESSIONS_MAX // 10 else self._used)
         if completed.bytes > SMALL_BYTES:
-            self._large[session] = completed.bytes
+            self._large[session] = completed.bytes, self.generation
             self.bytes += completed.bytes
             while self.bytes > REPLIES_BYTES_MAX:
                 self._give_up(next(iter(self._large)))
 
-    def age(self) -> None:
-        """Gives up the large replies that were there at the last call already."""
-        for session in self._aging & self._large.keys():
+    def give_up_old(self, at_most: int) -> None:
+        """Gives up so many of the large replies that are old."""
+        for _ in range(at_most):
+            session = next(iter(self._large), None)
+            if session is None or self._large[session][1] >= self.generation - 1:
+                return
             self._give_up(session)
-        self._aging = {*self._large}
 
     def completed(self) -> Iterator[tuple[Completed, int]]:
         """The latest request of each session, with its revision, unless it failed."""
@@ -109,9 +117,8 @@ class Sessions:
                 if not isinstance(completed.result, BaseException):
                     yield completed, revision
 
-    def _forget(self, known: dict[str, tuple[Completed, int]]) -> None:
-        session = next(iter(known or self._new))
-        (known or self._new).pop(session)
+    def _forget(self, known: _Known) -> None:
+        session, _ = (known or self._new).popitem(last=False)
         self.forgotten += 1
         if session in self._large:
             self._forget_large(session)
@@ -125,8 +132,7 @@ class Sessions:
         self._forget_large(session)
 
     def _forget_large(self, session: str) -> None:
-        self.bytes -= self._large.pop(session)
-        self._aging.discard(session)
+        self.bytes -= self._large.pop(session)[0]
 
 
 def to_json(completed: Completed) -> list[Any]:
