@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgpack
 import pytest
@@ -486,6 +487,47 @@ def test_close_needs_no_server_and_no_first_time(connect: Connect, unused: str) 
     client.close()
     with pytest.raises(zkv.BadRequest, match="closed"):
         client.ping()
+
+
+def test_close_waits_little_for_a_server_that_has_gone(connect: Connect, tmp_path: Path) -> None:
+    """Though that keeps a large reply, which it could give up."""
+    with serving(tmp_path / "data") as server:
+        client = connect(server.endpoint, timeout_s=3600)
+        client.put("k", bytes(5000))
+        assert client.pop("k") == bytes(5000)
+        server.stop()
+        closing = threading.Thread(target=client.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
+
+
+def test_close_gives_up_large_replies_on_a_connection_of_its_own(tmp_path: Path) -> None:
+    """Or another thread might be given the reply to that."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def script(received: list[Frames]) -> list[Frames]:
+        fields = msgpack.unpackb(received[-1][-1])
+        reply = {"ok": True, "revision": 1, "results": [], "success": True, "version": 1}
+        if fields["op"] == "delete":
+            reply["old"] = bytes(5000)
+        elif fields.get("seq", 0) > 2:
+            asked.set()
+            answer.wait(10)
+        return [[*received[-1][:-1], msgpack.packb(reply)]]
+
+    with peer(script) as endpoint:
+        client = zkv.Client(endpoint)
+        assert client.pop("k") == bytes(5000)
+        closing = threading.Thread(target=client.close)
+        closing.start()
+        try:
+            assert asked.wait(10)
+            with pytest.raises(zkv.BadRequest, match="closed"):
+                client.get("k")
+        finally:
+            answer.set()
+            closing.join(10)
 
 
 def test_close_leaves_a_call_under_way_its_time(connect: Connect) -> None:

@@ -28,7 +28,7 @@ from zkv.exchange import (
     Steps,
     ends_session,
     exchange,
-    give_up_reply,
+    give_up_replies,
 )
 from zkv.places import Places
 
@@ -153,9 +153,8 @@ class Client:
             self._bind()
         if not self._closed and self._dealers:
             with suppress(Error):
-                for session in self._sessions:
-                    if steps := give_up_reply(self, session):
-                        await self._carry(steps)
+                for steps in give_up_replies(self, self._sessions):
+                    await self._carry(steps)
         self._closed = True
         self._end()
 

@@ -17,13 +17,14 @@ from zkv.endpoint import find, unreachable
 from zkv.errors import BadRequest, CannotConnect, Error, ProtocolError
 from zkv.exchange import (
     CONNECT_AGAIN_S,
+    GIVE_UP_S,
     MANY_FRAMES,
     Nothing,
     Session,
     Steps,
     ends_session,
     exchange,
-    give_up_reply,
+    give_up_replies,
     not_zkv,
 )
 from zkv.store import Store
@@ -72,9 +73,9 @@ class Client(Store):
 
     def close(self) -> None:
         """Closes the connections; a call that another thread has under way closes its own."""
-        if not self._closed and self._pid == os.getpid():
+        was_open, self._closed = not self._closed, True
+        if was_open and self._pid == os.getpid():
             self._give_up_replies()
-        self._closed = True
         self._close_idle()
 
     def _request(self, op: str, fields: Fields, *, writes: bool) -> Fields:
@@ -122,10 +123,12 @@ class Client(Store):
 
     def _give_up_replies(self) -> None:
         with suppress(Error, IndexError):
-            while True:
-                steps = give_up_reply(self, self._sessions.pop())
-                if steps is not None:
-                    self._idle[-1].carry(steps, self.timeout_s)
+            connection = self._idle.pop()  # no other thread may ask on it meanwhile
+            try:
+                for steps in give_up_replies(self, self._sessions):
+                    connection.carry(steps, GIVE_UP_S)
+            finally:
+                connection.close()
 
     def _take_session(self) -> Session:
         try:

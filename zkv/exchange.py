@@ -12,7 +12,7 @@ import enum
 import random
 import secrets
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Final, Protocol
 
 from zkv import protocol
@@ -107,15 +107,16 @@ def exchange(
     return _carry_in_session(peer, session, op, fields, deadline)
 
 
-def give_up_reply(peer: Peer, session: Session) -> Steps | None:
-    """The steps of a request that lets the server give up a large reply, which it keeps in case
-    this client did not get it; None if there is none.
+def give_up_replies(peer: Peer, sessions: list[Session]) -> Iterator[Steps]:
+    """The steps of requests that let the server give up large replies, each of which it keeps in
+    case this client did not get it. All together may take `GIVE_UP_S`. Nobody else gets a session
+    out of the list any more.
     """
-    if session.reply_bytes <= REPLY_BYTES_LARGE:
-        return None
-    session.reply_bytes = 0
     deadline = time.monotonic() + min(GIVE_UP_S, peer.timeout_s)
-    return _carry(peer, "txn", session.number(_NOTHING), None, deadline)
+    while sessions:
+        session = sessions.pop()
+        if session.reply_bytes > REPLY_BYTES_LARGE:
+            yield _carry(peer, "txn", session.number(_NOTHING), None, deadline)
 
 
 def not_zkv(endpoint: str, reason: object) -> ProtocolError:
