@@ -1026,8 +1026,8 @@ MUTANTS: Final = (
     Mutant(
         "a repair can be broken off halfway",
         "zkv/__main__.py",
-        "repair(disk, before_change=signals.hold)",
-        "repair(disk)",
+        ", before_change=signals.hold)",
+        ")",
         ("tests/test_signals.py::test_a_repair_that_has_begun_to_change_the_folder_goes_on",),
     ),
     Mutant(
