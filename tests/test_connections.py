@@ -269,6 +269,36 @@ def test_a_connection_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPat
         assert server.stop()
 
 
+def test_requests_of_connections_that_read_nothing_leave_room_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However large they are."""
+    monkeypatch.setattr("zkv.server.CONNECTION_UNREAD_BYTES_MAX", 4 * MIB)
+    monkeypatch.setattr("zkv.server.TURNS_BYTES_MAX", MIB)
+    server = Server(
+        ["tcp://127.0.0.1:*"],
+        large,
+        workers=1, message_bytes_max=MIB, unread_bytes_max=64 * MIB, connections_max=100,
+        on_crash=lambda _: None,
+    )  # fmt: skip
+    server.start()
+    try:
+        endpoint = server.endpoints[0]
+        with (
+            zmq.Context() as context,
+            deaf(endpoint, context) as socket,
+            raw_socket(zmq.REQ, endpoint) as honest,
+        ):
+            for _ in range(100):
+                socket.send(bytes(MIB // 8))
+            wait_until(lambda: server.info()["dropped"] > 0)
+            for _ in range(5):
+                honest.send(b"request")
+                assert len(honest.recv()) == MIB
+    finally:
+        assert server.stop()
+
+
 def large(bodies: Sequence[bytes], room: int) -> list[bytes]:
     return [bytes(MIB)] * len(bodies)
 

@@ -58,6 +58,7 @@ TURNS_BYTES_MAX: Final = 64 * 2**20
 """Requests that a worker takes in while others take long. Then it takes in one for one."""
 
 FEW_CONNECTIONS: Final = 64
+"""With more of them it is looked again and again at how many bytes `unread` may leave uncounted."""
 CONNECTION_UNREAD_BYTES_MAX: Final = 32 * 2**20
 """Replies that a connection may leave unread before its requests wait: the largest has 24 MiB."""
 HELD_MAX: Final = 128
@@ -274,7 +275,7 @@ class Server:
         """Answers requests, and those that come meanwhile, until none waits; returns whether to
         stop. One that stops goes on for a while, and takes nothing in.
         """
-        stop_at = take_in_at = 0.0
+        take_in_at, stop_at = 0.0, time.monotonic() + STOP_TURNS_S
         while True:
             now = time.monotonic()
             if not stopping and (now >= take_in_at or turns.requests > BURST):
@@ -289,6 +290,9 @@ class Server:
                 turns.put_back(envelopes[answered:], bodies[answered:])
             if not bodies:  # all that wait are held
                 if stopping:
+                    return stopping
+                if turns.requests >= TURNS_MAX or turns.bytes >= TURNS_BYTES_MAX:
+                    self._unread.dropped += turns.requests  # others have no room
                     return stopping
                 clients.poll(HELD_AGAIN_MS)
 
