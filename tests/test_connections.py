@@ -237,36 +237,46 @@ def test_two_workers_may_mark_the_replies_of_a_connection_at_the_same_time() -> 
     wait_until(all_have_left)
 
 
-def test_a_connection_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zkv.connections.STALLED_S", 0.3)
-    monkeypatch.setattr("zkv.connections.LOOK_S", 0.05)
-    monkeypatch.setattr("zkv.server.CONNECTION_UNREAD_BYTES_MAX", 4 * MIB)
+@contextmanager
+def answering_at_length() -> Iterator[Server]:
+    """A server in this process, each of whose replies has 1 MiB."""
+
+    def handle(bodies: Sequence[bytes], room: int) -> list[bytes]:
+        return [bytes(MIB)] * len(bodies)
+
     server = Server(
         ["tcp://127.0.0.1:*"],
-        large,
+        handle,
         workers=1, message_bytes_max=MIB, unread_bytes_max=64 * MIB, connections_max=100,
         on_crash=lambda _: None,
     )  # fmt: skip
     server.start()
     try:
-        endpoint = server.endpoints[0]
-        with (
-            zmq.Context() as context,
-            deaf(endpoint, context) as socket,
-            raw_socket(zmq.REQ, endpoint) as honest,
-        ):
-            for _ in range(20):
-                socket.send(b"request")
-            wait_until(lambda: server.info()["stalled"] == 1)
-            honest.send(b"request")
-            assert len(honest.recv()) == MIB
-            wait_until(lambda: server.info()["open"] == 1)
-            honest.send(b"request")
-            assert len(honest.recv()) == MIB
-            wait_until(lambda: server.info()["unread_bytes"] < 4 * MIB)
-            assert server.info()["stalled"] == 1
+        yield server
     finally:
         assert server.stop()
+
+
+def test_a_connection_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zkv.connections.STALLED_S", 0.3)
+    monkeypatch.setattr("zkv.connections.LOOK_S", 0.05)
+    monkeypatch.setattr("zkv.server.CONNECTION_UNREAD_BYTES_MAX", 4 * MIB)
+    with (
+        answering_at_length() as server,
+        zmq.Context() as context,
+        deaf(server.endpoints[0], context) as socket,
+        raw_socket(zmq.REQ, server.endpoints[0]) as honest,
+    ):
+        for _ in range(20):
+            socket.send(b"request")
+        wait_until(lambda: server.info()["stalled"] == 1)
+        honest.send(b"request")
+        assert len(honest.recv()) == MIB
+        wait_until(lambda: server.info()["open"] == 1)
+        honest.send(b"request")
+        assert len(honest.recv()) == MIB
+        wait_until(lambda: server.info()["unread_bytes"] < 4 * MIB)
+        assert server.info()["stalled"] == 1
 
 
 def test_requests_of_connections_that_read_nothing_leave_room_for_others(
@@ -275,32 +285,18 @@ def test_requests_of_connections_that_read_nothing_leave_room_for_others(
     """However large they are."""
     monkeypatch.setattr("zkv.server.CONNECTION_UNREAD_BYTES_MAX", 4 * MIB)
     monkeypatch.setattr("zkv.server.TURNS_BYTES_MAX", MIB)
-    server = Server(
-        ["tcp://127.0.0.1:*"],
-        large,
-        workers=1, message_bytes_max=MIB, unread_bytes_max=64 * MIB, connections_max=100,
-        on_crash=lambda _: None,
-    )  # fmt: skip
-    server.start()
-    try:
-        endpoint = server.endpoints[0]
-        with (
-            zmq.Context() as context,
-            deaf(endpoint, context) as socket,
-            raw_socket(zmq.REQ, endpoint) as honest,
-        ):
-            for _ in range(100):
-                socket.send(bytes(MIB // 8))
-            wait_until(lambda: server.info()["dropped"] > 0)
-            for _ in range(5):
-                honest.send(b"request")
-                assert len(honest.recv()) == MIB
-    finally:
-        assert server.stop()
-
-
-def large(bodies: Sequence[bytes], room: int) -> list[bytes]:
-    return [bytes(MIB)] * len(bodies)
+    with (
+        answering_at_length() as server,
+        zmq.Context() as context,
+        deaf(server.endpoints[0], context) as socket,
+        raw_socket(zmq.REQ, server.endpoints[0]) as honest,
+    ):
+        for _ in range(100):
+            socket.send(bytes(MIB // 8))
+        wait_until(lambda: server.info()["dropped"] > 0)
+        for _ in range(5):
+            honest.send(b"request")
+            assert len(honest.recv()) == MIB
 
 
 def test_replies_to_a_peer_that_has_gone_leave_nothing(tmp_path: Path) -> None:
