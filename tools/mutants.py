@@ -833,8 +833,8 @@ MUTANTS: Final = (
     Mutant(
         "a busy loop takes the time of a write",
         "zkv/exchange.py",
-        "        if time.monotonic() >= deadline:",
-        "        if False:",
+        "    if time.monotonic() >= deadline:",
+        "    if False:",
         ("tests/test_aio.py::test_a_loop_that_is_always_busy_makes_nothing_late",),
     ),
     Mutant(

@@ -117,9 +117,11 @@ class Client(Store):
         """Those that were not used for longest go, if there are many, or it was long ago."""
         idle, long_ago = self._idle, connection.used_at - IDLE_S
         idle.append(connection)
-        with suppress(IndexError):  # other threads take from it and put back
+        try:
             while len(idle) > IDLE_MAX or idle[0].used_at < long_ago:
                 idle.pop(0).close()
+        except IndexError:
+            return  # other threads have taken all
 
     def _give_up_replies(self) -> None:
         with suppress(Error, IndexError):

@@ -104,7 +104,9 @@ def exchange(
         return _carry(peer, op, fields, _AS_IT_IS, deadline)
     if session is None:
         return _carry(peer, op, fields, None, deadline)
-    return _carry_in_session(peer, session, op, fields, deadline)
+    if session.is_open:
+        return _carry(peer, op, session.number(fields), _RETRY, deadline, session)
+    return _open_and_carry(peer, session, op, fields, deadline)
 
 
 def give_up_replies(peer: Peer, sessions: list[Session]) -> Iterator[Steps]:
@@ -142,14 +144,14 @@ GIVE_UP_S: Final = 0.5
 """How long a client that is closed waits until its large replies are given up."""
 
 
-def _carry_in_session(
+def _open_and_carry(
     peer: Peer, session: Session, op: str, fields: Fields, deadline: float
 ) -> Steps:
-    if not session.is_open:
-        yield from _carry(peer, "txn", session.number(_NOTHING), _AS_IT_IS, deadline)
-        session.is_open = True
-        if time.monotonic() >= deadline:  # the reply was there in time, and nobody looked
-            deadline = time.monotonic() + peer.timeout_s
+    """The first write of a session."""
+    yield from _carry(peer, "txn", session.number(_NOTHING), _AS_IT_IS, deadline)
+    session.is_open = True
+    if time.monotonic() >= deadline:  # the reply was there in time, and nobody looked
+        deadline = time.monotonic() + peer.timeout_s
     return (yield from _carry(peer, op, session.number(fields), _RETRY, deadline, session))
 
 
