@@ -56,7 +56,12 @@ def assert_refused(done: subprocess.CompletedProcess[str], exit_code: int, *word
 
 
 def content_of(folder: Path) -> dict[str, tuple[bytes, int]]:
-    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+    """Of all but LOCK, which says who has the folder, or had it last."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.iterdir()
+        if path.name != "LOCK"
+    }
 
 
 def exit_code_of(server: ServerProcess) -> int:
