@@ -222,6 +222,82 @@ def test_replies_that_many_leave_unread_are_bounded(tmp_path: Path) -> None:
         assert store.get("large") == bytes(2 * MIB)
 
 
+def test_small_replies_that_many_leave_unread_are_bounded(tmp_path: Path) -> None:
+    """They are never refused, so who has any unread gets no more."""
+    most, each = 4 * MIB, 100
+    get = msgpack.packb({"op": "get", "key": "small"})
+    with (
+        serving(tmp_path / "data", "--workers", "1", "--unread-bytes-max", str(most)) as server,
+        zkv.Client(server.endpoint) as store,
+        zmq.Context() as context,
+        ExitStack() as open_,
+    ):
+        store.put("small", bytes(60_000))
+        sockets = [open_.enter_context(deaf(server.endpoint, context)) for _ in range(6)]
+        for socket in sockets:
+            for _ in range(each):
+                socket.send(get)
+        wait_until(lambda: store.info()["connections"]["unread_bytes"] > most)
+        for _ in range(50):
+            assert len(store.get("small")) == 60_000
+            assert store.info()["connections"]["unread_bytes"] < most + 8 * MIB
+        for socket in sockets:
+            for _ in range(each):
+                assert msgpack.unpackb(socket.recv())["ok"]
+        assert store.info()["connections"]["dropped"] == 0
+
+
+def test_what_a_reply_repeats_is_counted_as_unread(shared_server: ServerProcess) -> None:
+    with (
+        zkv.Client(shared_server.endpoint) as store,
+        zmq.Context() as context,
+        deaf(shared_server.endpoint, context) as socket,
+    ):
+        for _ in range(5000):
+            socket.send_multipart([bytes(3000), PING])
+        wait_until(lambda: store.info()["connections"]["unread_bytes"] > 2 * MIB)
+
+
+def test_requests_of_a_connection_that_reads_nothing_keep_no_others_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zkv.connections.STALLED_S", 3600)
+    monkeypatch.setattr("zkv.server.CONNECTION_UNREAD_BYTES_MAX", 4 * MIB)
+    monkeypatch.setattr("zkv.server.TURNS_MAX", 16)
+    server = Server(
+        ["tcp://127.0.0.1:*"],
+        large,
+        workers=1, message_bytes_max=MIB, unread_bytes_max=64 * MIB, connections_max=100,
+        on_crash=lambda _: None,
+    )  # fmt: skip
+    server.start()
+    try:
+        endpoint = server.endpoints[0]
+        with (
+            zmq.Context() as context,
+            deaf(endpoint, context) as socket,
+            raw_socket(zmq.REQ, endpoint) as honest,
+        ):
+            for _ in range(100):
+                socket.send(b"request")
+            wait_until(lambda: server.info()["unread_bytes"] > 4 * MIB)
+            for _ in range(10):
+                honest.send(b"request")
+                assert len(honest.recv()) == MIB
+            assert server.info()["dropped"] > 0
+            assert server.info()["stalled"] == 0
+    finally:
+        assert server.stop()
+
+
+def test_connections_that_have_gone_are_not_remembered() -> None:
+    unread = Unread(MIB, MIB)
+    for number in range(50_000):
+        unread.since_mark[b"%d" % number] = 100
+        unread.look()
+    assert len(unread.since_mark) <= 10_001
+
+
 def test_two_workers_may_mark_the_replies_of_a_connection_at_the_same_time() -> None:
     """The later one then finds nothing to count."""
     unread = Unread(MIB, MIB)

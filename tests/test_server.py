@@ -76,6 +76,20 @@ def test_a_relaxed_req_gets_the_reply_to_its_last_request(server: ServerProcess)
 ENVELOPES = [[], [b""], [b"1"], [b"1", b""], [b"1", b"a" * 300, b"\x00", b""]]
 
 
+@pytest.mark.parametrize(("frames", "ok"), [(64, True), (65, False), (100_000, False)])
+@pytest.mark.parametrize("delimiter", [[], [b""]], ids=["", "delimiter"])
+def test_an_envelope_of_many_frames_is_echoed_whole_or_refused(
+    server: ServerProcess, delimiter: list[bytes], frames: int, ok: bool
+) -> None:
+    with raw_socket(zmq.DEALER, server.endpoint) as socket:
+        for _ in range(2):
+            envelope = [b"1"] * (frames - len(delimiter)) + delimiter
+            socket.send_multipart([*envelope, PING])
+            *echoed, reply = socket.recv_multipart()
+            assert msgpack.unpackb(reply).get("error") == (None if ok else "bad_request")
+            assert echoed == (envelope if ok else [])
+
+
 @pytest.mark.parametrize("envelope", ENVELOPES, ids=len)
 def test_an_envelope_is_echoed_whole(server: ServerProcess, envelope: list[bytes]) -> None:
     with raw_socket(zmq.DEALER, server.endpoint) as socket:

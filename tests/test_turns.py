@@ -75,3 +75,11 @@ def test_turns_end_a_batch_with_the_body_that_brings_it_over_the_limit() -> None
     turns.add([[b"a"], [b"b"], [b"c"]], [bytes(6), bytes(6), bytes(6)])
     assert turns.take(64, 10, ())[1] == [bytes(6), bytes(6)]
     assert turns.bytes == 6
+
+
+def test_turns_give_up_all_of_a_connection() -> None:
+    turns = added(Turns(), *"aabbc")
+    assert turns.drop([b"a", b"c", b"none"]) == 3
+    assert (turns.requests, turns.bytes) == (2, 2)
+    assert take(turns) == ["b2", "b3"]
+    assert turns.drop([b"b"]) == 0

@@ -38,12 +38,17 @@ Handle = Callable[[Sequence[bytes], int], list[bytes]]
 of their replies: of all, or of the first ones when these took long, but of one at least."""
 
 ENVELOPE_BYTES_MAX: Final = 4096
+ENVELOPE_FRAMES_MAX: Final = 64
 """Of what a reply has to repeat; more is no request."""
+FRAME_BYTES: Final = 64
+"""What a frame takes in libzmq, beside its bytes."""
 BATCH_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 8 * 2**20
 FULL_BATCHES_MAX: Final = 64
 """After so many full batches one after the other, a worker takes in all that wait."""
 TAKE_IN_S: Final = 0.003
+TAKE_IN_MOST_S: Final = 0.02
+"""And how long it goes on taking in what never ends."""
 BURST: Final = 1000
 """How often it does so from then on; but after each batch while more wait than the proxy hands on
 at a stretch. The proxy then hands on the replies since: the fewer times, the fewer packets."""
@@ -256,7 +261,8 @@ class Server:
         since_mark, mark_bytes = unread.since_mark, unread.mark_bytes
         for envelope, reply in zip(envelopes, replies, strict=False):
             connection = envelope[0]
-            size = since_mark[connection] = since_mark.get(connection, 0) + len(reply)
+            size = len(reply) + len(b"".join(envelope)) + FRAME_BYTES * len(envelope)
+            size = since_mark[connection] = since_mark.get(connection, 0) + size
             last = reply if size < mark_bytes else unread.mark(connection, reply)
             for frame in envelope:
                 _send_frame(clients, frame, zmq.SNDMORE)
@@ -297,8 +303,13 @@ class Server:
                 clients.poll(HELD_AGAIN_MS)
 
     def _take_in(self, clients: zmq.Socket[bytes], turns: Turns) -> bool:
-        """Takes in requests that wait, as far as there is room; returns whether to stop."""
-        taken = 0
+        """Takes in requests that wait, as far as there is room; returns whether to stop.
+
+        Requests of connections that are held do not keep those of others out.
+        """
+        taken, until = 0, time.monotonic() + TAKE_IN_MOST_S
+        if turns.requests >= TURNS_MAX or turns.bytes >= TURNS_BYTES_MAX:
+            self._unread.dropped += turns.drop({*self._unread.held})
         while turns.requests < TURNS_MAX and turns.bytes < TURNS_BYTES_MAX:
             envelopes, bodies, stopping = _receive_batch(clients, self._stop_name, wait=False)
             taken += len(bodies)
@@ -306,7 +317,8 @@ class Server:
             if self._unread.held:
                 envelopes, bodies = self._drop_of_held(turns, envelopes, bodies)
             turns.add(envelopes, bodies)
-            if stopping or not (more or taken >= AHEAD_MAX):
+            done = not (more or taken >= AHEAD_MAX) or time.monotonic() > until
+            if stopping or done:
                 return stopping
             if not more:  # the proxy had to wait, and now has the rest of its burst
                 taken = 0
@@ -345,10 +357,18 @@ def _receive_batch(
     name = clients.recv() if wait else _receive_next(clients, BATCH_MAX)
     while name is not None:
         envelope = [name]
+        full = False
         while (frame := clients.recv(copy=False)).more:  # only such a frame tells
             envelope.append(frame.bytes)
+            if len(envelope) > ENVELOPE_FRAMES_MAX + 1:
+                full = True  # this takes long
+                while clients.recv(copy=False).more:
+                    pass
+                break
         body = frame.bytes
-        if len(envelope) > 2 and b"" in envelope[:-1]:  # several frames after the delimiter
+        if full:
+            envelope, body = [name], b""
+        elif len(envelope) > 2 and b"" in envelope[:-1]:  # several frames after the delimiter
             del envelope[envelope.index(b"") + 1 :]
             body = b""
         if len(envelope) > 1 and len(b"".join(envelope)) > ENVELOPE_BYTES_MAX:
@@ -358,7 +378,7 @@ def _receive_batch(
         envelopes.append(envelope)
         bodies.append(body)
         size += len(body)
-        full = len(bodies) == BATCH_MAX or size >= BATCH_BYTES_MAX
+        full = full or len(bodies) == BATCH_MAX or size >= BATCH_BYTES_MAX
         name = None if full else _receive_next(clients, len(bodies))
     return envelopes, bodies, False
 

@@ -5,7 +5,7 @@ waits for another's burst. No socket may live here.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 Envelope = list[bytes]
 """Its first frame names the connection."""
@@ -45,6 +45,15 @@ class Turns:
             self._queues.move_to_end(envelope[0], last=False)
         self.requests += len(bodies)
         self.bytes += sum(map(len, bodies))
+
+    def drop(self, connections: Iterable[bytes]) -> int:
+        """Gives up all requests of these connections; returns how many."""
+        before = self.requests
+        for connection in connections:
+            bodies = [body for _, body in self._queues.pop(connection, ())]
+            self.requests -= len(bodies)
+            self.bytes -= sum(map(len, bodies))
+        return before - self.requests
 
     def take(
         self, requests_max: int, bytes_max: int, held: Container[bytes]

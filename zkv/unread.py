@@ -14,7 +14,7 @@ from typing import Final
 
 import zmq
 
-MARK_BYTES_MIN, MARK_BYTES_MAX = 64 * 2**10, 2**20
+MARK_BYTES_MAX: Final = 2**20
 UNMARKED_BYTES_MAX: Final = 64 * 2**20
 """A mark costs as much as a small reply, so there are few while there are few connections: what
 all of them together may have sent since their last marks is what is not counted."""
@@ -34,7 +34,8 @@ class Unread:
         self.bytes = 0
         """Of all replies up to a mark that is not taken yet."""
         self.held: set[bytes] = set()
-        """Connections with more than `connection_bytes_max` of them: they get no more replies."""
+        """Connections with more than `connection_bytes_max` of them, or with any while all have
+        more than `bytes_max`: they get no more replies."""
         self.since_mark: dict[bytes, int] = {}
         """Bytes of a connection's replies since its last mark: whoever sends them counts."""
         self.mark_bytes = MARK_BYTES_MAX
@@ -58,16 +59,16 @@ class Unread:
         assert isinstance(frame.tracker, zmq.MessageTracker)
         with self._lock:
             size = self.since_mark.pop(connection, 0)  # 0 where another worker was faster
-            if len(self.since_mark) > CONNECTIONS_MAX:
-                self.since_mark.clear()  # of most of them nothing has been left for long
             self._marks.setdefault(connection, deque()).append((frame.tracker, size))
             self._owe(connection, size)
         return frame
 
     def look(self) -> None:
         """Takes note of what has left, and of how many there are."""
+        if len(self.since_mark) > CONNECTIONS_MAX:
+            self.since_mark.clear()  # most of them have gone, or have read all for long
         share = UNMARKED_BYTES_MAX // (len(self.since_mark) or 1)
-        self.mark_bytes = min(max(share, MARK_BYTES_MIN), MARK_BYTES_MAX)
+        self.mark_bytes = min(share, MARK_BYTES_MAX)
         now = time.monotonic()
         if self._marks and now - self._looked > LOOK_S:
             self._looked = now
@@ -89,7 +90,7 @@ class Unread:
             self._bytes[connection] = owed
         else:
             self._bytes.pop(connection, None)  # none of a mark that has nothing
-        if owed <= self._connection_bytes_max:
+        if owed <= (self._connection_bytes_max if self.bytes <= self.bytes_max else 0):
             self.held.discard(connection)
         elif connection not in self.held:
             self.held.add(connection)
