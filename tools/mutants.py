@@ -561,6 +561,91 @@ MUTANTS: Final = (
         ("tests/test_connections.py::test_connections_beyond_the_most_are_refused",),
     ),
     Mutant(
+        "small replies that many leave unread are not bounded",
+        "zkv/unread.py",
+        "if self.bytes <= self.bytes_max else 0",
+        "if True else 0",
+        ("tests/test_connections.py::test_small_replies_that_many_leave_unread_are_bounded",),
+    ),
+    Mutant(
+        "what a reply repeats is not counted",
+        "zkv/server.py",
+        """ + len(b"".join(envelope)) + FRAME_BYTES""",
+        " + FRAME_BYTES",
+        ("tests/test_connections.py::test_what_a_reply_repeats_is_counted_as_unread",),
+    ),
+    Mutant(
+        "an envelope of any number of frames is repeated",
+        "zkv/server.py",
+        "            if len(envelope) > ENVELOPE_FRAMES_MAX + 1:",
+        "            if False:",
+        ("tests/test_server.py::test_an_envelope_of_many_frames_is_echoed_whole_or_refused",),
+    ),
+    Mutant(
+        "requests that wait for one who does not read keep others out",
+        "zkv/server.py",
+        "            self._unread.dropped += turns.drop({*self._unread.held})",
+        "            pass",
+        (
+            "tests/test_connections.py"
+            "::test_requests_of_a_connection_that_reads_nothing_keep_no_others_out",
+        ),
+    ),
+    Mutant(
+        "connections that have gone are remembered",
+        "zkv/unread.py",
+        "        if len(self.since_mark) > CONNECTIONS_MAX:",
+        "        if False:",
+        ("tests/test_connections.py::test_connections_that_have_gone_are_not_remembered",),
+    ),
+    Mutant(
+        "a compaction brings back sessions that were forgotten",
+        "zkv/engines/compaction.py",
+        """            self._read_sessions(base)
+        for name in segments:
+            self._read_segment(name)
+""",
+        """            before, self._sessions = self._sessions, Sessions()
+            self._read_sessions(base)
+            base_sessions, self._sessions = self._sessions, before
+        for name in segments:
+            self._read_segment(name)
+        if base is not None:
+            for completed, revision in self._sessions.completed():
+                base_sessions.remember(completed, revision)
+            self._sessions = base_sessions
+""",
+        ("tests/test_sessions.py::test_a_session_that_was_forgotten_is_not_known_again",),
+    ),
+    Mutant(
+        "kept replies of any size are sent in one turn",
+        "zkv/engines/sessions.py",
+        "        return completed.result, revision, completed.bytes\n",
+        "        return completed.result, revision, 0\n",
+        ("tests/test_sessions.py::test_large_replies_that_are_kept_end_a_turn",),
+    ),
+    Mutant(
+        "old replies are given up all at once",
+        "zkv/engines/sessions.py",
+        "        for _ in range(at_most):",
+        "        while True:",
+        ("tests/test_sessions.py::test_old_replies_are_given_up_a_few_at_a_time",),
+    ),
+    Mutant(
+        "a close waits long for a server that has gone",
+        "zkv/client.py",
+        "                    connection.carry(steps, GIVE_UP_S)",
+        "                    connection.carry(steps, self.timeout_s)",
+        ("tests/test_client.py::test_close_waits_little_for_a_server_that_has_gone",),
+    ),
+    Mutant(
+        "a client that closes asks on a connection that others may take",
+        "zkv/client.py",
+        "        was_open, self._closed = not self._closed, True\n",
+        "        was_open = not self._closed\n",
+        ("tests/test_client.py::test_close_gives_up_large_replies_on_a_connection_of_its_own",),
+    ),
+    Mutant(
         "a mark of nothing ends a worker",
         "zkv/unread.py",
         "            self._bytes.pop(connection, None)",
