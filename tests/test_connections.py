@@ -258,38 +258,6 @@ def test_what_a_reply_repeats_is_counted_as_unread(shared_server: ServerProcess)
         wait_until(lambda: store.info()["connections"]["unread_bytes"] > 2 * MIB)
 
 
-def test_requests_of_a_connection_that_reads_nothing_keep_no_others_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("zkv.connections.STALLED_S", 3600)
-    monkeypatch.setattr("zkv.server.CONNECTION_UNREAD_BYTES_MAX", 4 * MIB)
-    monkeypatch.setattr("zkv.server.TURNS_MAX", 16)
-    server = Server(
-        ["tcp://127.0.0.1:*"],
-        large,
-        workers=1, message_bytes_max=MIB, unread_bytes_max=64 * MIB, connections_max=100,
-        on_crash=lambda _: None,
-    )  # fmt: skip
-    server.start()
-    try:
-        endpoint = server.endpoints[0]
-        with (
-            zmq.Context() as context,
-            deaf(endpoint, context) as socket,
-            raw_socket(zmq.REQ, endpoint) as honest,
-        ):
-            for _ in range(100):
-                socket.send(b"request")
-            wait_until(lambda: server.info()["unread_bytes"] > 4 * MIB)
-            for _ in range(10):
-                honest.send(b"request")
-                assert len(honest.recv()) == MIB
-            assert server.info()["dropped"] > 0
-            assert server.info()["stalled"] == 0
-    finally:
-        assert server.stop()
-
-
 def test_connections_that_have_gone_are_not_remembered() -> None:
     unread = Unread(MIB, MIB)
     for number in range(50_000):
@@ -355,12 +323,17 @@ def test_a_connection_that_takes_nothing_is_closed(monkeypatch: pytest.MonkeyPat
         assert server.info()["stalled"] == 1
 
 
-def test_requests_of_connections_that_read_nothing_leave_room_for_others(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("limit", "most", "request_"),
+    [("TURNS_MAX", 16, b"request"), ("TURNS_BYTES_MAX", MIB, bytes(MIB // 8))],
+    ids=["many", "large"],
+)
+def test_requests_of_a_connection_that_reads_nothing_keep_no_others_out(
+    monkeypatch: pytest.MonkeyPatch, limit: str, most: int, request_: bytes
 ) -> None:
-    """However large they are."""
+    monkeypatch.setattr("zkv.connections.STALLED_S", 3600)
     monkeypatch.setattr("zkv.server.CONNECTION_UNREAD_BYTES_MAX", 4 * MIB)
-    monkeypatch.setattr("zkv.server.TURNS_BYTES_MAX", MIB)
+    monkeypatch.setattr(f"zkv.server.{limit}", most)
     with (
         answering_at_length() as server,
         zmq.Context() as context,
@@ -368,11 +341,13 @@ def test_requests_of_connections_that_read_nothing_leave_room_for_others(
         raw_socket(zmq.REQ, server.endpoints[0]) as honest,
     ):
         for _ in range(100):
-            socket.send(bytes(MIB // 8))
-        wait_until(lambda: server.info()["dropped"] > 0)
-        for _ in range(5):
+            socket.send(request_)
+        wait_until(lambda: server.info()["unread_bytes"] > 4 * MIB)
+        for _ in range(10):
             honest.send(b"request")
             assert len(honest.recv()) == MIB
+        wait_until(lambda: server.info()["dropped"] > 0)
+        assert server.info()["stalled"] == 0
 
 
 def test_replies_to_a_peer_that_has_gone_leave_nothing(tmp_path: Path) -> None:

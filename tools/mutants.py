@@ -665,16 +665,6 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
-        "who reads nothing keeps others from being taken in",
-        "zkv/server.py",
-        "                if turns.requests >= TURNS_MAX or turns.bytes >= TURNS_BYTES_MAX:",
-        "                if False:",
-        (
-            "tests/test_connections.py"
-            "::test_requests_of_connections_that_read_nothing_leave_room_for_others",
-        ),
-    ),
-    Mutant(
         "replies are made though there is no room for them",
         "zkv/service.py",
         "                if len(reply) > max(room, SMALL_BYTES):",

@@ -297,9 +297,6 @@ class Server:
             if not bodies:  # all that wait are held
                 if stopping:
                     return stopping
-                if turns.requests >= TURNS_MAX or turns.bytes >= TURNS_BYTES_MAX:
-                    self._unread.dropped += turns.requests  # others have no room
-                    return stopping
                 clients.poll(HELD_AGAIN_MS)
 
     def _take_in(self, clients: zmq.Socket[bytes], turns: Turns) -> bool:
