@@ -47,11 +47,11 @@ BATCH_BYTES_MAX: Final = 8 * 2**20
 FULL_BATCHES_MAX: Final = 64
 """After so many full batches one after the other, a worker takes in all that wait."""
 TAKE_IN_S: Final = 0.003
-TAKE_IN_MOST_S: Final = 0.02
-"""And how long it goes on taking in what never ends."""
 BURST: Final = 1000
 """How often it does so from then on; but after each batch while more wait than the proxy hands on
 at a stretch. The proxy then hands on the replies since: the fewer times, the fewer packets."""
+TAKE_IN_MOST_S: Final = 0.02
+"""How long it goes on with that while there is no end to what comes."""
 
 AHEAD_MAX: Final = 256
 """Requests that wait in front of a worker, beside those that it has taken in."""
