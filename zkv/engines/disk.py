@@ -146,10 +146,6 @@ def make_folder(folder: Path, *, exist_ok: bool) -> None:
     _sync_folder(folder.absolute().parent)
 
 
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
